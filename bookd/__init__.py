@@ -1,0 +1,1 @@
+"""bookd: an online bookstore's back end as a suite of Twisted daemons."""

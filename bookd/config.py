@@ -1,0 +1,171 @@
+"""The configuration file: one TOML file for the whole suite, of which each daemon reads its own table.
+
+`etc/bookd.toml` shows every key with its default. Paths are relative to the folder that holds the file. An unknown key,
+a missing one or one of the wrong type is an error that names it.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the message names the file and the key."""
+
+
+class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class Identity(_Table):
+    """Where a daemon finds its certificate (PEM, leaf first), its private key and the CA that signed its peers'."""
+
+    certificate: str
+    private_key: str
+    ca: str = "pki/ca.pem"
+
+
+class Peer(_Table):
+    """Where another daemon listens, and the name its certificate must bear (without ".bookd.internal")."""
+
+    name: str
+    addresses: Annotated[list[str], msgspec.Meta(min_length=1)]  # "host:port"
+
+
+class Grpc(_Table):
+    """What the four daemons that serve gRPC have in common."""
+
+    identity: Identity
+    host: str = "localhost"
+    port: Port
+    # Names of the peers (from their certificates) that may call.
+    peers: list[str]
+    # Those of them whose word about the principal is believed.
+    trusted: list[str]
+    # How long calls that are under way may go on after the daemon was told to stop.
+    grace: Seconds = 5.0
+    # Largest request or response message, in bytes.
+    max_message: Count = 4 * 1024 * 1024
+
+
+class Gateway(_Table):
+    """The HTTPS gateway."""
+
+    identity: Identity
+    # Certificate and key that HTTPS clients see; the daemon's own when absent.
+    https: Identity | None = None
+    host: str = "localhost"
+    port: Port = 8081
+    mom: Peer
+    # JWK set whose keys verify access tokens; read again when it changes.
+    jwks: str = "keys/jwks.json"
+    issuer: str = "bookd"
+    audience: str = "bookd"
+    # Further descriptor sets (protoc --descriptor_set_out) whose rpcs get routes.
+    descriptor_sets: list[str] = []
+    # Deadline of a call whose client names none, and the longest that a client may ask for.
+    default_deadline: Seconds = 10.0
+    max_deadline: Seconds = 60.0
+    # Largest request body, in bytes.
+    max_body: Count = 1024 * 1024
+    # A connection that sends nothing for so long is closed.
+    idle_timeout: Seconds = 60.0
+    grace: Seconds = 5.0
+
+
+class Destination(_Table):
+    """Services that one peer serves."""
+
+    peer: Peer
+    services: Annotated[list[str], msgspec.Meta(min_length=1)]  # full proto names
+
+
+class Mom(_Table):
+    """The message-oriented middleware."""
+
+    grpc: Grpc
+    database: str = "data/mom.sqlite"
+    destinations: list[Destination]
+    descriptor_sets: list[str] = []
+    # Messages that are delivered to one destination at a time.
+    concurrency: Count = 64
+    # Deadline of one delivery of a kept message.
+    delivery_deadline: Seconds = 10.0
+    # A destination that does not answer a health check for so long counts as down.
+    probe_timeout: Seconds = 1.0
+    probe_interval: Seconds = 0.5
+    # Defaults for rpcs whose policy says nothing.
+    max_attempts: Count = 10
+    initial_backoff: Seconds = 0.5
+    max_backoff: Seconds = 60.0
+    expire_after: Seconds = 7 * 86400.0
+    # How long a finished operation can be asked for.
+    keep_finished: Seconds = 7 * 86400.0
+
+
+class Service(_Table):
+    """What the three services have in common."""
+
+    grpc: Grpc
+    database: str
+
+
+class Inventory(Service, frozen=True, kw_only=True):
+    """The inventory."""
+
+    database: str = "data/inventory.sqlite"
+
+
+class Orders(Service, frozen=True, kw_only=True):
+    """The orders."""
+
+    database: str = "data/orders.sqlite"
+    mom: Peer
+    # How long CreateOrder waits for the inventory's decision before it answers with a pending order.
+    patience: Seconds = 1.2
+
+
+class Users(Service, frozen=True, kw_only=True):
+    """The users."""
+
+    database: str = "data/users.sqlite"
+    # Folder of the private keys (Ed25519, PKCS#8 PEM) that sign access tokens, one file a key; the newest signs.
+    keys: str = "keys"
+    issuer: str = "bookd"
+    audience: str = "bookd"
+    access_lifetime: Seconds = 900.0
+    refresh_lifetime: Seconds = 30 * 86400.0
+    # The first administrator: a JSON file {username, password}, read when there is no user yet.
+    admin: str = "secrets/admin.json"
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole file. A host that runs one daemon needs that daemon's table only."""
+
+    gateway: Gateway | None = None
+    mom: Mom | None = None
+    inventory: Inventory | None = None
+    orders: Orders | None = None
+    users: Users | None = None
+
+
+def parse(text: str, name: str = "bookd.toml") -> Config:
+    """The configuration that the TOML `text` holds. Raises `ConfigError`, which says `name` and the key at fault."""
+    try:
+        return msgspec.toml.decode(text, type=Config)
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{name}: {error}") from error
+
+
+def load(path: Path) -> tuple[Config, Path]:
+    """The configuration in the file at `path`, and the folder that its relative paths start from."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return parse(text, str(path)), path.resolve().parent

@@ -1,0 +1,138 @@
+"""Reads a descriptor set: every rpc with its types, HTTP rules and policies.
+
+A descriptor set is a serialized google.protobuf.FileDescriptorSet, as `protoc --include_imports --include_source_info
+--descriptor_set_out` writes it. The options are read from the file descriptors, where the extensions of google.api and
+bookd.policy.v1 are known; the message classes come from a pool of the set's own, so that a set may bring protos that
+this process never imported.
+"""
+
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from typing import Any
+
+from attrs import frozen
+from google.api import annotations_pb2, http_pb2
+from google.protobuf import descriptor_pb2, message_factory
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import DecodeError, Message
+
+from bookd.wire.policy.v1 import policy_pb2
+
+# Field numbers in descriptor.proto, of which a SourceCodeInfo path is made.
+_SERVICE, _METHOD = 6, 2
+
+
+class ContractError(Exception):
+    """A descriptor set cannot be used; the message names the rpc or the file."""
+
+
+@frozen
+class Method:
+    """One rpc."""
+
+    path: str  # "/package.Service/Method", as HTTP/2 sees it
+    service: str  # full name of the service
+    name: str
+    request: type[Message]
+    response: type[Message]
+    client_streaming: bool
+    server_streaming: bool
+    access: policy_pb2.Access
+    delivery: policy_pb2.Delivery  # all defaults when the rpc has none
+    rest: policy_pb2.Rest  # likewise
+    http: tuple[http_pb2.HttpRule, ...]  # the rule, then its additional bindings
+    comment: str  # what stands above the rpc
+
+
+@frozen
+class Contract:
+    """All rpcs of one or more descriptor sets, by method path."""
+
+    methods: Mapping[str, Method]
+    pool: DescriptorPool
+
+    def services(self) -> dict[str, list[Method]]:
+        """The methods of each service, by the service's full name."""
+        found: dict[str, list[Method]] = {}
+        for method in self.methods.values():
+            found.setdefault(method.service, []).append(method)
+        return found
+
+
+def shipped() -> bytes:
+    """The descriptor set of the bookstore itself."""
+    return (files("bookd.wire") / "bookd.binpb").read_bytes()
+
+
+def load(sets: Iterable[bytes]) -> Contract:
+    """The contract that the descriptor sets describe together; a file that several hold is taken once.
+
+    Services without a single bookd policy (those of imported google protos) are left out. Raises `ContractError` for a
+    set that cannot be parsed, and for an rpc that has no access rule though another of its service has one.
+    """
+    pool = DescriptorPool()
+    methods: dict[str, Method] = {}
+    seen: set[str] = set()
+    for number, data in enumerate(sets):
+        try:
+            parsed = descriptor_pb2.FileDescriptorSet.FromString(data)
+        except DecodeError as error:
+            raise ContractError(f"descriptor set {number}: {error}") from error
+        fresh = [file for file in parsed.file if file.name not in seen]
+        for file in fresh:
+            seen.add(file.name)
+            try:
+                pool.Add(file)
+            except TypeError as error:
+                raise ContractError(f"{file.name}: {error}") from error
+        for file in fresh:
+            methods.update(_methods(file, pool))
+    return Contract(methods, pool)
+
+
+def _methods(file: descriptor_pb2.FileDescriptorProto, pool: DescriptorPool) -> dict[str, Method]:
+    comments = {
+        tuple(location.path): location.leading_comments.strip()
+        for location in file.source_code_info.location
+        if location.leading_comments
+    }
+    found: dict[str, Method] = {}
+    for service_index, service in enumerate(file.service):
+        if not any(method.options.HasExtension(policy_pb2.access) for method in service.method):
+            continue
+        service_name = f"{file.package}.{service.name}" if file.package else service.name
+        for index, method in enumerate(service.method):
+            access: policy_pb2.Access = _option(method.options, policy_pb2.access)
+            if access.audience == policy_pb2.AUDIENCE_UNSPECIFIED:
+                raise ContractError(f"{service_name}.{method.name} has no access rule (bookd.policy.v1.access)")
+            path = f"/{service_name}/{method.name}"
+            found[path] = Method(
+                path=path,
+                service=service_name,
+                name=method.name,
+                request=_message_class(pool, method.input_type),
+                response=_message_class(pool, method.output_type),
+                client_streaming=method.client_streaming,
+                server_streaming=method.server_streaming,
+                access=access,
+                delivery=_option(method.options, policy_pb2.delivery),
+                rest=_option(method.options, policy_pb2.rest),
+                http=_bindings(method.options),
+                comment=comments.get((_SERVICE, service_index, _METHOD, index), ""),
+            )
+    return found
+
+
+def _option(options: descriptor_pb2.MethodOptions, extension: Any) -> Any:
+    return options.Extensions[extension]  # protoc's stubs give extensions no type
+
+
+def _message_class(pool: DescriptorPool, type_name: str) -> type[Message]:
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(type_name.lstrip(".")))
+
+
+def _bindings(options: descriptor_pb2.MethodOptions) -> tuple[http_pb2.HttpRule, ...]:
+    if not options.HasExtension(annotations_pb2.http):
+        return ()
+    rule: http_pb2.HttpRule = _option(options, annotations_pb2.http)
+    return (rule, *rule.additional_bindings)

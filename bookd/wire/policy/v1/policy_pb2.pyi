@@ -1,0 +1,85 @@
+import datetime
+
+from google.protobuf import descriptor_pb2 as _descriptor_pb2
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Audience(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    AUDIENCE_UNSPECIFIED: _ClassVar[Audience]
+    AUDIENCE_PUBLIC: _ClassVar[Audience]
+    AUDIENCE_USER: _ClassVar[Audience]
+    AUDIENCE_INTERNAL: _ClassVar[Audience]
+AUDIENCE_UNSPECIFIED: Audience
+AUDIENCE_PUBLIC: Audience
+AUDIENCE_USER: Audience
+AUDIENCE_INTERNAL: Audience
+ACCESS_FIELD_NUMBER: _ClassVar[int]
+access: _descriptor.FieldDescriptor
+DELIVERY_FIELD_NUMBER: _ClassVar[int]
+delivery: _descriptor.FieldDescriptor
+REST_FIELD_NUMBER: _ClassVar[int]
+rest: _descriptor.FieldDescriptor
+
+class Access(_message.Message):
+    __slots__ = ("audience", "roles", "owner_field", "owned_resource")
+    AUDIENCE_FIELD_NUMBER: _ClassVar[int]
+    ROLES_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_FIELD_NUMBER: _ClassVar[int]
+    OWNED_RESOURCE_FIELD_NUMBER: _ClassVar[int]
+    audience: Audience
+    roles: _containers.RepeatedScalarFieldContainer[str]
+    owner_field: str
+    owned_resource: bool
+    def __init__(self, audience: _Optional[_Union[Audience, str]] = ..., roles: _Optional[_Iterable[str]] = ..., owner_field: _Optional[str] = ..., owned_resource: _Optional[bool] = ...) -> None: ...
+
+class Delivery(_message.Message):
+    __slots__ = ("deferrable", "ordering_fields", "ordering_subject", "retry", "expire_after", "dead_letter_blocks_lane")
+    DEFERRABLE_FIELD_NUMBER: _ClassVar[int]
+    ORDERING_FIELDS_FIELD_NUMBER: _ClassVar[int]
+    ORDERING_SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    RETRY_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_AFTER_FIELD_NUMBER: _ClassVar[int]
+    DEAD_LETTER_BLOCKS_LANE_FIELD_NUMBER: _ClassVar[int]
+    deferrable: bool
+    ordering_fields: _containers.RepeatedScalarFieldContainer[str]
+    ordering_subject: bool
+    retry: Retry
+    expire_after: _duration_pb2.Duration
+    dead_letter_blocks_lane: bool
+    def __init__(self, deferrable: _Optional[bool] = ..., ordering_fields: _Optional[_Iterable[str]] = ..., ordering_subject: _Optional[bool] = ..., retry: _Optional[_Union[Retry, _Mapping]] = ..., expire_after: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., dead_letter_blocks_lane: _Optional[bool] = ...) -> None: ...
+
+class Retry(_message.Message):
+    __slots__ = ("max_attempts", "initial_backoff", "max_backoff")
+    MAX_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    INITIAL_BACKOFF_FIELD_NUMBER: _ClassVar[int]
+    MAX_BACKOFF_FIELD_NUMBER: _ClassVar[int]
+    max_attempts: int
+    initial_backoff: _duration_pb2.Duration
+    max_backoff: _duration_pb2.Duration
+    def __init__(self, max_attempts: _Optional[int] = ..., initial_backoff: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_backoff: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class Rest(_message.Message):
+    __slots__ = ("success_status", "cacheable")
+    SUCCESS_STATUS_FIELD_NUMBER: _ClassVar[int]
+    CACHEABLE_FIELD_NUMBER: _ClassVar[int]
+    success_status: int
+    cacheable: bool
+    def __init__(self, success_status: _Optional[int] = ..., cacheable: _Optional[bool] = ...) -> None: ...
+
+class Principal(_message.Message):
+    __slots__ = ("subject", "roles", "session_id")
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    ROLES_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    subject: str
+    roles: _containers.RepeatedScalarFieldContainer[str]
+    session_id: str
+    def __init__(self, subject: _Optional[str] = ..., roles: _Optional[_Iterable[str]] = ..., session_id: _Optional[str] = ...) -> None: ...
