@@ -18,11 +18,11 @@ class ConfigError(Exception):
     """The configuration cannot be used; the message names the file and the key."""
 
 
-class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Table(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     pass
 
 
-class Identity(_Table):
+class Identity(_Table, kw_only=True):
     """Where a daemon finds its certificate (PEM, leaf first), its private key and the CA that signed its peers'."""
 
     certificate: str
@@ -30,14 +30,14 @@ class Identity(_Table):
     ca: str = "pki/ca.pem"
 
 
-class Peer(_Table):
+class Peer(_Table, kw_only=True):
     """Where another daemon listens, and the name its certificate must bear (without ".bookd.internal")."""
 
     name: str
     addresses: Annotated[list[str], msgspec.Meta(min_length=1)]  # "host:port"
 
 
-class Grpc(_Table):
+class Grpc(_Table, kw_only=True):
     """What the four daemons that serve gRPC have in common."""
 
     identity: Identity
@@ -53,7 +53,7 @@ class Grpc(_Table):
     max_message: Count = 4 * 1024 * 1024
 
 
-class Gateway(_Table):
+class Gateway(_Table, kw_only=True):
     """The HTTPS gateway."""
 
     identity: Identity
@@ -78,14 +78,14 @@ class Gateway(_Table):
     grace: Seconds = 5.0
 
 
-class Destination(_Table):
+class Destination(_Table, kw_only=True):
     """Services that one peer serves."""
 
     peer: Peer
     services: Annotated[list[str], msgspec.Meta(min_length=1)]  # full proto names
 
 
-class Mom(_Table):
+class Mom(_Table, kw_only=True):
     """The message-oriented middleware."""
 
     grpc: Grpc
@@ -108,20 +108,20 @@ class Mom(_Table):
     keep_finished: Seconds = 7 * 86400.0
 
 
-class Service(_Table):
+class Service(_Table, kw_only=True):
     """What the three services have in common."""
 
     grpc: Grpc
     database: str
 
 
-class Inventory(Service, frozen=True, kw_only=True):
+class Inventory(Service, kw_only=True):
     """The inventory."""
 
     database: str = "data/inventory.sqlite"
 
 
-class Orders(Service, frozen=True, kw_only=True):
+class Orders(Service, kw_only=True):
     """The orders."""
 
     database: str = "data/orders.sqlite"
@@ -130,7 +130,7 @@ class Orders(Service, frozen=True, kw_only=True):
     patience: Seconds = 1.2
 
 
-class Users(Service, frozen=True, kw_only=True):
+class Users(Service, kw_only=True):
     """The users."""
 
     database: str = "data/users.sqlite"
@@ -144,7 +144,7 @@ class Users(Service, frozen=True, kw_only=True):
     admin: str = "secrets/admin.json"
 
 
-class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Config(_Table, kw_only=True):
     """The whole file. A host that runs one daemon needs that daemon's table only."""
 
     gateway: Gateway | None = None
