@@ -98,7 +98,7 @@ def _methods(file: descriptor_pb2.FileDescriptorProto, pool: DescriptorPool) -> 
     }
     found: dict[str, Method] = {}
     for service_index, service in enumerate(file.service):
-        if not any(method.options.HasExtension(policy_pb2.access) for method in service.method):
+        if not any(_option(method.options, policy_pb2.access).audience for method in service.method):
             continue
         service_name = f"{file.package}.{service.name}" if file.package else service.name
         for index, method in enumerate(service.method):
