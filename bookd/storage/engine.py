@@ -1,0 +1,92 @@
+"""Opens a database, so that what was committed is on the disk and what is half done is nowhere.
+
+SQLite is the embedded default: write-ahead log, an fsync before each commit returns (synchronous=FULL), foreign keys
+checked, the file readable by its owner only. Python's sqlite3 would begin transactions by itself, too late for
+savepoints and for consistent reads; here the driver is in autocommit mode and this module says BEGIN:
+
+- BEGIN IMMEDIATE, the default, takes the write lock at once, so that a transaction never finds half way through that
+  somebody else wrote in between;
+- BEGIN, for connections of `reading(engine)`, reads one consistent snapshot beside the writer, and refuses to write.
+
+SQLite lets one writer in at a time. Whoever comes second waits up to `BUSY` seconds. A daemon has one writing thread
+(`bookd.bridge.desk`), so that this only matters beside a backup or an operator's shell.
+
+Any other database URL (`postgresql+psycopg://…`) goes to SQLAlchemy as it is, with its driver's own transactions.
+"""
+
+import os
+from pathlib import Path
+from sqlite3 import Connection as SqliteConnection
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.pool import QueuePool, StaticPool
+
+# Seconds that a transaction waits for another process's write lock.
+BUSY = 10
+# Connections that an engine keeps open: the writer, the readers, one for a backup.
+POOL = 8
+
+_MEMORY = ":memory:"
+_READING = "bookd_reading"
+
+# Said to each new connection.
+_PRAGMAS = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA fullfsync = ON",  # macOS: its plain fsync leaves data in the drive's cache
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA cache_size = -16384",  # KiB a connection
+    "PRAGMA mmap_size = 268435456",  # bytes; reads then need no copy
+    "PRAGMA temp_store = MEMORY",
+    "PRAGMA journal_size_limit = 67108864",  # the log shrinks to this after a burst
+)
+
+
+def open_engine(database: str | Path) -> Engine:
+    """The engine for a database URL, for the path of a SQLite file, or for ":memory:".
+
+    A file that is not there is made with mode 0600; so is its folder, with 0700. A file or folder that is there keeps
+    its mode. No connection is opened yet, so this is safe before a fork. ":memory:" is one connection that all share;
+    it is for tests in one thread.
+    """
+    url = make_url(str(database)) if "://" in str(database) else URL.create("sqlite", database=str(database))
+    if url.get_backend_name() != "sqlite":
+        return create_engine(url, pool_size=POOL, pool_pre_ping=True)
+    url = url.set(drivername="sqlite+pysqlite")
+    if not url.database or url.database == _MEMORY:
+        engine = create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
+    else:
+        _make(Path(url.database))
+        engine = create_engine(
+            url, poolclass=QueuePool, pool_size=POOL, connect_args={"check_same_thread": False, "timeout": BUSY}
+        )
+    event.listen(engine, "connect", _connected)
+    event.listen(engine, "begin", _begin)
+    return engine
+
+
+def reading(engine: Engine) -> Engine:
+    """The same database through connections that only read: each transaction sees one snapshot, a write fails."""
+    return engine.execution_options(**{_READING: True})
+
+
+def _make(path: Path) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # SQLite gives the mode of the database file to the log beside it.
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+
+
+def _connected(connection: SqliteConnection, _record: Any) -> None:
+    connection.isolation_level = None
+    for pragma in _PRAGMAS:
+        connection.execute(pragma).close()
+
+
+def _begin(connection: Connection) -> None:
+    only_reads = bool(connection.get_execution_options().get(_READING, False))
+    # A pooled connection remembers what it was last used for; the pragma is said when that changes.
+    if connection.info.get(_READING, False) != only_reads:
+        connection.exec_driver_sql(f"PRAGMA query_only = {'ON' if only_reads else 'OFF'}")
+        connection.info[_READING] = only_reads
+    connection.exec_driver_sql("BEGIN" if only_reads else "BEGIN IMMEDIATE")
