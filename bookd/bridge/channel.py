@@ -1,0 +1,219 @@
+"""A gRPC channel as a Twisted service: stubs made on it return Deferreds and async iterators of our colour."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from ipaddress import ip_address
+from typing import Any
+
+import grpc
+import grpc.aio
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, succeed
+
+from bookd.bridge import status
+from bookd.bridge.crossing import Incoming, from_asyncio, outgoing
+from bookd.bridge.tls import SUFFIX
+from bookd.errors import Unavailable
+
+Metadata = Sequence[tuple[str, str | bytes]]
+
+# A destination that is back is to be noticed within a second, however long it was away (gRPC's own bound is 120 s).
+_RECONNECT = (
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 5000),  # for one attempt, handshake included
+    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.dns_min_time_between_resolutions_ms", 500),
+)
+_ROUND_ROBIN = '{"loadBalancingConfig":[{"round_robin":{}}]}'
+
+
+class Channel(Service):
+    """A connection to one peer, which may have several instances: calls go round robin.
+
+    `addresses` are "host:port"; more than one must be IP addresses. `name` is the daemon name that the peer's
+    certificate must bear; with `credentials` None the channel is plain text, for tests. Before startService and after
+    stopService every call fails with `Unavailable`.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        credentials: grpc.ChannelCredentials | None = None,
+        *,
+        name: str = "",
+        max_message: int = 4 * 1024 * 1024,
+        grace: float = 5.0,
+    ) -> None:
+        self._target = target(addresses)
+        self._credentials = credentials
+        self._grace = grace
+        self._options: list[tuple[str, Any]] = [
+            *_RECONNECT,
+            ("grpc.max_receive_message_length", max_message),
+            ("grpc.max_send_message_length", max_message),
+            ("grpc.use_local_subchannel_pool", 1),
+        ]
+        if name:
+            self._options.append(("grpc.ssl_target_name_override", name + SUFFIX))
+        if len(addresses) > 1:
+            self._options.append(("grpc.service_config", _ROUND_ROBIN))
+        self._channel: grpc.aio.Channel | None = None
+
+    def startService(self) -> None:
+        """Make the channel; it connects by itself, and again whenever the connection breaks."""
+        super().startService()
+        if self._credentials is None:
+            self._channel = grpc.aio.insecure_channel(self._target, self._options)
+        else:
+            self._channel = grpc.aio.secure_channel(self._target, self._credentials, self._options)
+        self._channel.get_state(try_to_connect=True)
+
+    def stopService(self) -> Deferred[None]:
+        """Refuse further calls; fires when those under way have ended, after the grace period at the latest."""
+        super().stopService()
+        channel, self._channel = self._channel, None
+        return succeed(None) if channel is None else from_asyncio(channel.close(self._grace))
+
+    def open(self) -> grpc.aio.Channel:
+        """The channel beneath. Raises `Unavailable` when the service does not run."""
+        if self._channel is None:
+            raise Unavailable("the channel is closed", retry_after=1.0)
+        return self._channel
+
+    def unary_unary(
+        self,
+        method: str,
+        request_serializer: Callable[[Any], bytes] | None = None,
+        response_deserializer: Callable[[bytes], Any] | None = None,
+        _registered_method: bool | None = False,
+    ) -> Callable[..., Deferred[Any]]:
+        """A callable `(request, timeout=None, metadata=None) -> Deferred[response]`; without serializers it takes and
+        gives bytes. `timeout` is in seconds."""
+        rpc = _Rpc(self, "unary_unary", method, request_serializer, response_deserializer)
+
+        def call(
+            request: Any, timeout: float | None = None, metadata: Metadata | None = None, **_: Any
+        ) -> Deferred[Any]:
+            return from_asyncio(rpc.answer(request, timeout, metadata))
+
+        return call
+
+    def stream_unary(
+        self,
+        method: str,
+        request_serializer: Callable[[Any], bytes] | None = None,
+        response_deserializer: Callable[[bytes], Any] | None = None,
+        _registered_method: bool | None = False,
+    ) -> Callable[..., Deferred[Any]]:
+        """A callable `(async iterator of requests, timeout=None, metadata=None) -> Deferred[response]`."""
+        rpc = _Rpc(self, "stream_unary", method, request_serializer, response_deserializer)
+
+        def call(
+            requests: AsyncIterator[Any], timeout: float | None = None, metadata: Metadata | None = None, **_: Any
+        ) -> Deferred[Any]:
+            return from_asyncio(rpc.answer(outgoing(requests), timeout, metadata))
+
+        return call
+
+    def unary_stream(
+        self,
+        method: str,
+        request_serializer: Callable[[Any], bytes] | None = None,
+        response_deserializer: Callable[[bytes], Any] | None = None,
+        _registered_method: bool | None = False,
+    ) -> Callable[..., "Responses"]:
+        """A callable `(request, timeout=None, metadata=None) -> Responses`."""
+        rpc = _Rpc(self, "unary_stream", method, request_serializer, response_deserializer)
+
+        def call(request: Any, timeout: float | None = None, metadata: Metadata | None = None, **_: Any) -> Responses:
+            return Responses(rpc.begin(request, timeout, metadata))
+
+        return call
+
+    def stream_stream(
+        self,
+        method: str,
+        request_serializer: Callable[[Any], bytes] | None = None,
+        response_deserializer: Callable[[bytes], Any] | None = None,
+        _registered_method: bool | None = False,
+    ) -> Callable[..., "Responses"]:
+        """A callable `(async iterator of requests, timeout=None, metadata=None) -> Responses`."""
+        rpc = _Rpc(self, "stream_stream", method, request_serializer, response_deserializer)
+
+        def call(
+            requests: AsyncIterator[Any], timeout: float | None = None, metadata: Metadata | None = None, **_: Any
+        ) -> Responses:
+            return Responses(rpc.begin(outgoing(requests), timeout, metadata))
+
+        return call
+
+
+class _Rpc:
+    """One method of a channel. The callable of grpc.aio behind it is made once for each time the channel is started."""
+
+    def __init__(self, channel: Channel, shape: str, *arguments: Any) -> None:
+        self._channel = channel
+        self._shape = shape
+        self._arguments = arguments
+        self._made_on: grpc.aio.Channel | None = None
+        self._call: Any = None
+
+    def begin(self, request: Any, seconds: float | None, metadata: Metadata | None) -> Any:
+        """Begin the call; answers the call object of grpc.aio. Raises `Unavailable` when the channel is closed."""
+        channel = self._channel.open()
+        if channel is not self._made_on:
+            self._made_on, self._call = channel, getattr(channel, self._shape)(*self._arguments)
+        return self._call(request, timeout=seconds, metadata=tuple(metadata or ()))
+
+    async def answer(self, request: Any, seconds: float | None, metadata: Metadata | None) -> Any:
+        """Make the call, in asyncio's colour."""
+        try:
+            return await self.begin(request, seconds, metadata)
+        except grpc.aio.AioRpcError as error:
+            raise _failure(error) from None
+        except grpc.aio.UsageError as error:
+            raise Unavailable(f"the channel was closed: {error}", retry_after=1.0) from None
+
+
+def _failure(error: grpc.aio.AioRpcError) -> Exception:
+    return status.from_call(error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))
+
+
+class Responses(AsyncIterator[Any]):
+    """The responses of a streaming call. `cancel()` ends the call; so does dropping out of the loop and calling it."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self._incoming: Incoming[Any] = Incoming(self._read, grpc.aio.EOF)
+
+    async def __anext__(self) -> Any:
+        return await anext(self._incoming)
+
+    def cancel(self) -> None:
+        """End the call; the servicer's coroutine is cancelled."""
+        self._call.cancel()
+
+    async def aclose(self) -> None:
+        """The same, so that a `Responses` can stand where an async generator does."""
+        self.cancel()
+
+    async def _read(self) -> Any:
+        try:
+            return await self._call.read()
+        except grpc.aio.AioRpcError as error:
+            raise _failure(error) from None
+
+
+def target(addresses: Sequence[str]) -> str:
+    """The gRPC target (gRPC naming document) of "host:port" addresses. Raises ValueError naming the one at fault."""
+    if len(addresses) == 1:
+        return f"dns:///{addresses[0]}"
+    families = set()
+    for address in addresses:
+        host = address.rpartition(":")[0].strip("[]")
+        try:
+            families.add(ip_address(host).version)
+        except ValueError:
+            raise ValueError(f"{address!r}: several addresses of one peer must be IP addresses") from None
+    if len(families) != 1:
+        raise ValueError(f"{addresses}: the addresses of one peer must be all IPv4 or all IPv6")
+    return f"ipv{families.pop()}:{','.join(addresses)}"

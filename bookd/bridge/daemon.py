@@ -1,0 +1,94 @@
+"""What the taps of all daemons share: their options, their table of the configuration, and how they fail to start."""
+
+import sys
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn
+
+from twisted.application.service import IService
+from twisted.python import usage
+
+from bookd import config
+from bookd.bridge import tls
+from bookd.bridge.channel import Channel
+from bookd.bridge.server import ListenError, Server
+from bookd.bridge.stack import Stack
+from bookd.contract.descriptors import Contract, ContractError, load, shipped
+
+
+class Options(usage.Options):
+    """Options of every daemon."""
+
+    optParameters: ClassVar[list[Any]] = [  # noqa: N815
+        ("config", "c", "var/bookd.toml", "The configuration file; paths in it are relative to its folder."),
+    ]
+
+
+class Daemon(Stack):
+    """The top of a daemon: a stack whose failure to start is one line on standard error and exit status 1."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._daemon = name
+
+    def startService(self) -> None:
+        """Start the children, the lowest first."""
+        try:
+            super().startService()
+        except (ListenError, OSError, ValueError) as error:
+            fail(self._daemon, error)
+
+
+def daemon(name: str, *children: Any) -> Daemon:
+    """The daemon `name` ("bookd-orders") made of services, the one that the others stand on first."""
+    made = Daemon(name)
+    for child in children:
+        IService(child).setServiceParent(made)
+    return made
+
+
+def fail(name: str, error: object) -> NoReturn:
+    """End the process: one line that names the daemon and the fault."""
+    sys.stderr.write(f"{name}: {error}\n")
+    sys.stderr.flush()
+    raise SystemExit(1)
+
+
+def table(options: Options, name: str) -> tuple[Any, Path]:
+    """The table of the daemon `name` ("orders") and the folder that its paths are relative to; ends the process when
+    the configuration cannot be used."""
+    path = Path(options["config"])
+    try:
+        loaded, home = config.load(path)
+        found = getattr(loaded, name)
+        if found is None:
+            raise config.ConfigError(f"{path}: no table [{name}]")
+    except config.ConfigError as error:
+        fail(f"bookd-{name}", error)
+    return found, home
+
+
+def contract(name: str, home: Path, descriptor_sets: list[str]) -> Contract:
+    """The contract of the bookstore and of the configured descriptor sets; ends the process when one is unusable."""
+    try:
+        return load([shipped(), *((home / path).read_bytes() for path in descriptor_sets)])
+    except (OSError, ContractError) as error:
+        fail(name, error)
+
+
+def grpc_server(table: config.Grpc, home: Path, contract: Contract) -> Server:
+    """The server that a daemon's [….grpc] table describes. Raises OSError when a certificate cannot be read."""
+    return Server(
+        table.host,
+        table.port,
+        tls.server_credentials(table.identity, home),
+        contract=contract,
+        peers=table.peers,
+        trusted=table.trusted,
+        grace=table.grace,
+        max_message=table.max_message,
+    )
+
+
+def channel(peer: config.Peer, identity: config.Identity, home: Path, grace: float = 5.0) -> Channel:
+    """A channel to a peer, under the daemon's own certificate. Raises OSError when a certificate cannot be read."""
+    return Channel(peer.addresses, tls.channel_credentials(identity, home), name=peer.name, grace=grace)

@@ -1,0 +1,141 @@
+"""Runs a service's SQL: one writer that commits in groups, and a few readers.
+
+A unit of work is a plain synchronous function that takes a connection. Where it runs and when it commits is decided here:
+
+- `write` puts the unit into the queue of the one writer. The writer takes all that wait (up to a limit), runs each in a
+  savepoint of its own, and commits them together. Only then do their Deferreds fire. While that commit waits for the
+  disk the next group gathers, so a durable write costs a share of an fsync, not one.
+- `read` runs the unit in one of the reader threads, in a transaction that sees one state of the database.
+
+What is promised: a Deferred of `write` that fires with a result means that the unit is on disk. One that fails with the
+unit's own exception means that nothing of the unit is, and says nothing about its neighbours. When the commit itself
+fails, all units of the group fail with `Unavailable`, reason STORAGE, and none has had an effect.
+
+What is not promised: that cancelling a Deferred stops its unit. Whether it took effect is then unknown to the caller.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from attrs import define
+from sqlalchemy import Connection, Engine
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from bookd.bridge.workers import Workers
+from bookd.errors import Unavailable
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# Units that one commit holds at most: bounds how long the first of them waits for the last.
+GROUP = 256
+
+
+@define(eq=False)
+class _Unit:
+    work: Callable[[Connection], Any]
+    deferred: Deferred[Any]
+    result: Any = None
+
+
+class Desk(Service):
+    """The desk of one database. `reactor` is where Deferreds fire; the engine is closed with the desk."""
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, engine: Engine, readers: int = 2) -> None:
+        self._engine = engine
+        self._writer = Workers(reactor, 1, "desk-writer")
+        self._readers = Workers(reactor, readers, "desk-reader")
+        self._waiting: deque[_Unit] = deque()
+        self._commit: Deferred[None] | None = None
+
+    def startService(self) -> None:
+        """Start the threads; the database is opened by the first unit."""
+        super().startService()
+        self._writer.startService()
+        self._readers.startService()
+
+    def stopService(self) -> Deferred[None]:
+        """Refuse further work; fires when what was accepted is committed and the database is closed."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._close())
+
+    async def _close(self) -> None:
+        while self._commit is not None:
+            await _settled(self._commit)
+        await DeferredList([self._writer.stopService(), self._readers.stopService()])
+        self._engine.dispose()
+
+    def write(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Run `work(connection, …)` in a savepoint of the writer's next transaction; fires after the commit."""
+        deferred: Deferred[T] = Deferred()
+        if not self.running:
+            deferred.errback(Unavailable("the database is closed", reason="STORAGE"))
+            return deferred
+        self._waiting.append(_Unit(lambda connection: work(connection, *args, **kwargs), deferred))
+        if self._commit is None:
+            self._next_group()
+        return deferred
+
+    def read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Run `work(connection, …)` in a reader thread, in a transaction of its own that changes nothing."""
+
+        def run() -> T:
+            with self._engine.connect() as connection, connection.begin():
+                return work(connection, *args, **kwargs)
+
+        return self._readers.run(run)
+
+    def _next_group(self) -> None:
+        group = [self._waiting.popleft() for _ in range(min(GROUP, len(self._waiting)))]
+        if not group:
+            self._commit = None
+            return
+        commit = self._commit = self._writer.run(commit_together, self._engine, group)
+        commit.addErrback(self._refuse, group)
+        # First the next group, then the news: the disk is not kept waiting for what callers make of the results.
+        commit.addCallback(lambda _: self._next_group())
+        commit.addCallback(lambda _: self._tell(group))
+
+    def _refuse(self, failure: Failure, group: list[_Unit]) -> None:
+        self.log.error("the database refused to commit {count} units: {error}", count=len(group), error=failure.value)
+        for unit in group:
+            unit.result = Failure(Unavailable("the database refused the write", reason="STORAGE", retry_after=1.0))
+
+    def _tell(self, group: list[_Unit]) -> None:
+        for unit in group:
+            unit.deferred.callback(unit.result)
+
+
+def commit_together(engine: Engine, group: list[_Unit]) -> None:
+    """Run the units of the group in one transaction, each in its savepoint, and commit. Runs in the writer's thread.
+
+    Raises what the database raises outside of the units' own work; then nothing of the group has had an effect.
+    """
+    with engine.connect().execution_options(bookd_writer=True) as connection, connection.begin():
+        for unit in group:
+            savepoint = connection.begin_nested()
+            try:
+                unit.result = unit.work(connection)
+            except Exception:
+                unit.result = Failure()
+                # After an error that ended the whole transaction (a full disk) there is no savepoint: this raises.
+                savepoint.rollback()
+            else:
+                savepoint.commit()
+
+
+def _settled(deferred: Deferred[Any]) -> Deferred[None]:
+    waiter: Deferred[None] = Deferred()
+
+    def relay(result: Any) -> Any:
+        waiter.callback(None)
+        return result
+
+    deferred.addBoth(relay)
+    return waiter

@@ -1,0 +1,33 @@
+"""A desk without threads: each unit is run and committed at once."""
+
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy import Connection, Engine
+from twisted.internet.defer import Deferred, maybeDeferred
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class ImmediateDesk:
+    """`bookd.bridge.desk.Desk` as tests want it: when a verb returns, its Deferred has fired."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def write(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Run `work(connection, …)` in a transaction of its own and commit it."""
+        return self._run(True, work, *args, **kwargs)
+
+    def read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Run `work(connection, …)`."""
+        return self._run(False, work, *args, **kwargs)
+
+    def _run(self, writer: bool, work: Callable[..., T], *args: Any, **kwargs: Any) -> Deferred[T]:
+        def run() -> T:
+            options = {"bookd_writer": writer}
+            with self._engine.connect().execution_options(**options) as connection, connection.begin():
+                return work(connection, *args, **kwargs)
+
+        return maybeDeferred(run)
