@@ -27,6 +27,7 @@ from twisted.python.failure import Failure
 
 from bookd.bridge.workers import Workers
 from bookd.errors import Unavailable
+from bookd.storage.engine import reading
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,6 +50,7 @@ class Desk(Service):
 
     def __init__(self, reactor: Any, engine: Engine, readers: int = 2) -> None:
         self._engine = engine
+        self._reading = reading(engine)
         self._writer = Workers(reactor, 1, "desk-writer")
         self._readers = Workers(reactor, readers, "desk-reader")
         self._waiting: deque[_Unit] = deque()
@@ -86,7 +88,7 @@ class Desk(Service):
         """Run `work(connection, …)` in a reader thread, in a transaction of its own that changes nothing."""
 
         def run() -> T:
-            with self._engine.connect() as connection, connection.begin():
+            with self._reading.connect() as connection, connection.begin():
                 return work(connection, *args, **kwargs)
 
         return self._readers.run(run)
@@ -117,7 +119,7 @@ def commit_together(engine: Engine, group: list[_Unit]) -> None:
 
     Raises what the database raises outside of the units' own work; then nothing of the group has had an effect.
     """
-    with engine.connect().execution_options(bookd_writer=True) as connection, connection.begin():
+    with engine.connect() as connection, connection.begin():
         for unit in group:
             savepoint = connection.begin_nested()
             try:

@@ -6,6 +6,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from sqlalchemy import Connection, Engine
 from twisted.internet.defer import Deferred, maybeDeferred
 
+from bookd.storage.engine import reading
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -15,19 +17,20 @@ class ImmediateDesk:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._reading = reading(engine)
 
     def write(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Run `work(connection, …)` in a transaction of its own and commit it."""
-        return self._run(True, work, *args, **kwargs)
+        return _run(self._engine, work, *args, **kwargs)
 
     def read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Run `work(connection, …)`."""
-        return self._run(False, work, *args, **kwargs)
+        return _run(self._reading, work, *args, **kwargs)
 
-    def _run(self, writer: bool, work: Callable[..., T], *args: Any, **kwargs: Any) -> Deferred[T]:
-        def run() -> T:
-            options = {"bookd_writer": writer}
-            with self._engine.connect().execution_options(**options) as connection, connection.begin():
-                return work(connection, *args, **kwargs)
 
-        return maybeDeferred(run)
+def _run(engine: Engine, work: Callable[..., T], *args: Any, **kwargs: Any) -> Deferred[T]:
+    def run() -> T:
+        with engine.connect() as connection, connection.begin():
+            return work(connection, *args, **kwargs)
+
+    return maybeDeferred(run)
