@@ -43,7 +43,7 @@ class Echo:
     def __init__(self) -> None:
         self.cancelled: Deferred[str] = Deferred()
         self.began: Deferred[None] = Deferred()
-        self.contexts: list[Context] = []
+        self.contexts: list[tuple[Context, float | None]] = []
 
     def lookup(self, path: str) -> RawMethod | None:
         """The raw methods that a server serves for this."""
@@ -54,7 +54,7 @@ class Echo:
 
     async def unary(self, request: bytes, context: Context) -> bytes:
         """Answer the request, or do what it says."""
-        self.contexts.append(context)
+        self.contexts.append((context, context.time_remaining()))
         match request:
             case b"fail":
                 raise NotFound("no such thing", reason="GONE", info={"thing": "17"})
@@ -171,9 +171,8 @@ class ServerTests(TestCase):
             return await self.channel.unary_unary("/test.Echo/Unary")(b"a", timeout=30, metadata=metadata)
 
         await self.plain(client())
-        (context,) = self.echo.contexts
+        ((context, remaining),) = self.echo.contexts
         self.assertEqual(context.request_id, "r-1")
-        remaining = context.time_remaining()
         self.assertTrue(remaining is not None and 0 < remaining <= 30)
 
     async def test_error_becomes_rich_status(self) -> None:
