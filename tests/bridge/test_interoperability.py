@@ -173,7 +173,7 @@ class ServerTests(TestCase):
         await self.plain(client())
         ((context, remaining),) = self.echo.contexts
         self.assertEqual(context.request_id, "r-1")
-        self.assertTrue(remaining is not None and 0 < remaining <= 30)
+        self.assertTrue(remaining is not None and 25 < remaining < 31)
 
     async def test_error_becomes_rich_status(self) -> None:
         """An error of ours arrives with its code, message and details."""
