@@ -11,6 +11,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import SQLAlchemyError
 
 # Alembic keeps the migration that runs in module-level variables.
 _one_at_a_time = Lock()
@@ -26,17 +27,18 @@ class MigrationError(Exception):
 def upgrade(engine: Engine, package: str) -> None:
     """Run the revisions of `package` ("bookd.inventory") that the database has not seen.
 
-    Raises `MigrationError` for a database that a newer version has upgraded, and leaves it alone.
+    Raises `MigrationError`, and leaves the database as it was: one that a newer version has upgraded, or that cannot be
+    opened or changed.
     """
     config = configuration(package)
-    with _one_at_a_time, engine.begin() as connection:
-        if connection.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _POSTGRESQL_LOCK})
-        config.attributes["connection"] = connection
-        try:
+    try:
+        with _one_at_a_time, engine.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _POSTGRESQL_LOCK})
+            config.attributes["connection"] = connection
             command.upgrade(config, "head")
-        except CommandError as error:
-            raise MigrationError(f"{engine.url.render_as_string()}: {error}") from error
+    except (CommandError, SQLAlchemyError) as error:
+        raise MigrationError(f"{engine.url.render_as_string()}: {error}") from error
 
 
 def configuration(package: str) -> Config:

@@ -1,0 +1,48 @@
+"""twistd bookd-inventory: the options and the wiring of the inventory."""
+
+# ruff: noqa: E402 - the reactor is installed before anything imports one
+
+from bookd.bridge import reactor
+
+reactor.install()
+
+import time
+from typing import Any
+
+from twisted.application.service import IService
+from uuid6 import uuid7
+
+from bookd.bridge import daemon
+from bookd.bridge.desk import Desk
+from bookd.inventory.servicer import InventoryServicer
+from bookd.storage.engine import open_engine
+from bookd.storage.migrate import MigrationError, upgrade
+from bookd.wire.inventory.v1.inventory_pb2_grpc import add_InventoryServiceServicer_to_server
+
+NAME = "bookd-inventory"
+
+Options = daemon.Options
+
+
+def makeService(options: daemon.Options) -> IService:
+    """Database, desk, servicer, server, from the bottom up.
+
+    The migrations run here, before twistd goes into the background: a database that cannot be used is then said where
+    it is seen, and nothing is served from half a schema. The connection is closed again, as none survives a fork.
+    """
+    from twisted.internet import reactor as running
+
+    table, home = daemon.table(options, "inventory")
+    contract = daemon.contract(NAME, home, [])
+    try:
+        database = table.database if "://" in table.database else home / table.database
+        engine = open_engine(database)
+        upgrade(engine, "bookd.inventory")
+        engine.dispose()
+        server = daemon.grpc_server(table.grpc, home, contract)
+    except (OSError, ValueError, MigrationError) as error:
+        daemon.fail(NAME, error)
+    desk = Desk(running, engine)
+    servicer: Any = InventoryServicer(desk, lambda: time.time_ns() // 1000, lambda: str(uuid7()))
+    add_InventoryServiceServicer_to_server(servicer, server)
+    return daemon.daemon(NAME, desk, server)
