@@ -1,0 +1,120 @@
+"""The orders in the database."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from google.type.money_pb2 import Money
+from sqlalchemy import Connection, Row, func, select
+
+from bookd.orders.rules import Item, Order, Status
+from bookd.orders.schema import order_items, orders
+
+
+def add(connection: Connection, order: Order) -> None:
+    """Store a new order."""
+    connection.execute(
+        orders.insert().values(
+            order_id=order.order_id, user_id=order.user_id, created_at=order.created_at, **_changing(order)
+        )
+    )
+    connection.execute(
+        order_items.insert(),
+        [
+            {"order_id": order.order_id, "position": position, "book_id": item.book_id, **_line(item)}
+            for position, item in enumerate(order.items)
+        ],
+    )
+
+
+def save(connection: Connection, order: Order) -> None:
+    """Store the changes of an order that is there."""
+    connection.execute(orders.update().where(orders.c.order_id == order.order_id).values(**_changing(order)))
+    for position, item in enumerate(order.items):
+        connection.execute(
+            order_items.update()
+            .where(order_items.c.order_id == order.order_id, order_items.c.position == position)
+            .values(**_line(item))
+        )
+
+
+def load(connection: Connection, order_id: str) -> Order | None:
+    """The order, or None."""
+    found = _with_items(connection, connection.execute(select(orders).where(orders.c.order_id == order_id)).all())
+    return found[0][1] if found else None
+
+
+def page(
+    connection: Connection, user_id: str, status: Status | None, before: int | None, size: int
+) -> tuple[list[Order], int | None, int]:
+    """Orders of a user (or of all, for an empty id) in a state (or in any), newest first.
+
+    Answers `size` orders at most that come after the place `before`, the place to go on from (None on the last page),
+    and how many orders match in all. Places are sequence numbers, so orders placed meanwhile shift nothing.
+    """
+    matching = []
+    if user_id:
+        matching.append(orders.c.user_id == user_id)
+    if status is not None:
+        matching.append(orders.c.status == status.value)
+    total: int = connection.execute(select(func.count()).select_from(orders).where(*matching)).scalar_one()
+    onward = [orders.c.seq < before] if before is not None else []
+    rows = connection.execute(
+        select(orders).where(*matching, *onward).order_by(orders.c.seq.desc()).limit(size + 1)
+    ).all()
+    found = _with_items(connection, rows[:size])
+    return [order for _, order in found], found[-1][0] if len(rows) > size else None, total
+
+
+def _with_items(connection: Connection, rows: Sequence[Row[Any]]) -> list[tuple[int, Order]]:
+    ids = [row.order_id for row in rows]
+    lines: dict[str, list[Item]] = {order_id: [] for order_id in ids}
+    for line in connection.execute(
+        select(order_items).where(order_items.c.order_id.in_(ids)).order_by(order_items.c.position)
+    ):
+        price = _money(line.currency_code, line.price_units, line.price_nanos)
+        lines[line.order_id].append(Item(line.book_id, line.quantity, price, line.title))
+    return [(row.seq, _order(row, tuple(lines[row.order_id]))) for row in rows]
+
+
+def _order(row: Row[Any], items: tuple[Item, ...]) -> Order:
+    return Order(
+        order_id=row.order_id,
+        user_id=row.user_id,
+        items=items,
+        shipping_address=row.shipping_address,
+        status=Status(row.status),
+        reason=row.reason,
+        total=_money(row.currency_code, row.total_units, row.total_nanos),
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        version=row.version,
+    )
+
+
+def _changing(order: Order) -> dict[str, Any]:
+    total = order.total
+    return {
+        "shipping_address": order.shipping_address,
+        "status": order.status.value,
+        "reason": order.reason,
+        "currency_code": total.currency_code if total is not None else None,
+        "total_units": total.units if total is not None else None,
+        "total_nanos": total.nanos if total is not None else None,
+        "version": order.version,
+        "updated_at": order.updated_at,
+    }
+
+
+def _line(item: Item) -> dict[str, Any]:
+    price = item.unit_price
+    return {
+        "quantity": item.quantity,
+        "title": item.title,
+        "currency_code": price.currency_code if price is not None else None,
+        "price_units": price.units if price is not None else None,
+        "price_nanos": price.nanos if price is not None else None,
+    }
+
+
+def _money(currency_code: str | None, units: int, nanos: int) -> Money | None:
+    return Money(currency_code=currency_code, units=units, nanos=nanos) if currency_code is not None else None

@@ -1,0 +1,60 @@
+"""twistd bookd-orders: the options and the wiring of the orders."""
+
+# ruff: noqa: E402 - the reactor is installed before anything imports one
+
+from bookd.bridge import reactor
+
+reactor.install()
+
+import time
+from typing import Any
+
+from twisted.application.service import IService
+from uuid6 import uuid7
+
+from bookd.bridge import daemon
+from bookd.bridge.desk import Desk
+from bookd.bridge.relay import Relay
+from bookd.orders import saga
+from bookd.orders.news import News
+from bookd.orders.servicer import OrdersServicer
+from bookd.storage.engine import open_engine
+from bookd.storage.migrate import MigrationError, upgrade
+from bookd.wire.orders.v1.orders_pb2_grpc import add_OrdersServiceServicer_to_server
+
+NAME = "bookd-orders"
+
+Options = daemon.Options
+
+
+def now() -> int:
+    """Microseconds since the epoch, UTC."""
+    return time.time_ns() // 1000
+
+
+def makeService(options: daemon.Options) -> IService:
+    """Database and desk, then the channel and the relay to the MOM, servicer and server on top.
+
+    The migrations run here, before twistd goes into the background: a database that cannot be used is then said where
+    it is seen. The connection is closed again, as none survives a fork.
+    """
+    from twisted.internet import reactor as running
+
+    table, home = daemon.table(options, "orders")
+    contract = daemon.contract(NAME, home, [])
+    try:
+        engine = open_engine(table.database if "://" in table.database else home / table.database)
+        upgrade(engine, "bookd.orders")
+        engine.dispose()
+        server = daemon.grpc_server(table.grpc, home, contract)
+        channel = daemon.channel(table.mom, table.grpc.identity, home)
+    except (OSError, ValueError, MigrationError) as error:
+        daemon.fail(NAME, error)
+    desk = Desk(running, engine)
+    news = News(running)
+    relay = Relay(running, desk, channel, now=now, apply=saga.apply, told=news.tell)
+    servicer: Any = OrdersServicer(
+        desk, news=news, wake=relay.wake, now=now, new_id=lambda: str(uuid7()), patience=table.patience
+    )
+    add_OrdersServiceServicer_to_server(servicer, server)
+    return daemon.daemon(NAME, desk, channel, relay, server)
