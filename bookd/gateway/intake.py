@@ -1,0 +1,130 @@
+"""What stands between a request and its call: who asks, whether they may, what exactly they ask for.
+
+The order matters. The token comes first, then the roles as far as they can be judged without the request, so that a
+stranger learns nothing about what a request should look like. Then the body and its type, then the transcoding, then
+ownership, and last what the headers ask for.
+"""
+
+from collections.abc import Callable
+from uuid import UUID, uuid5
+
+from attrs import frozen
+from google.protobuf.message import Message
+
+from bookd.contract import metadata as keys
+from bookd.contract import policy
+from bookd.contract.binding import Binding
+from bookd.contract.descriptors import Method
+from bookd.errors import InvalidArgument
+from bookd.gateway import headers, problem
+from bookd.gateway.calls import Metadata
+from bookd.gateway.connection import Request
+from bookd.gateway.tokens import Tokens
+from bookd.wire.policy.v1 import policy_pb2
+
+# Message ids made of idempotency keys are UUIDs of this namespace (RFC 9562, section 5.5).
+_NAMESPACE = UUID("6e1dbd8e-6a0c-5a3f-9d55-0d1e6f1f4b1d")
+READS = frozenset({"GET", "HEAD"})
+
+
+@frozen
+class Limits:
+    """Seconds that a call may take: when its client names none, and at most."""
+
+    default_deadline: float
+    max_deadline: float
+
+
+@frozen
+class Asked:
+    """A request that has been understood and is allowed."""
+
+    binding: Binding
+    message: Message
+    read: bool
+    # Seconds for the call; and what the client itself named, which is all that bounds a stream.
+    seconds: float
+    named: float | None
+    preferences: headers.Preferences
+    metadata: Metadata
+
+    @property
+    def method(self) -> Method:
+        """The rpc asked for."""
+        method: Method = self.binding.method
+        return method
+
+
+class Intake:
+    """Understands requests. `new_id` makes UUIDs."""
+
+    def __init__(self, tokens: Tokens, limits: Limits, new_id: Callable[[], str]) -> None:
+        self._tokens = tokens
+        self._limits = limits
+        self._new_id = new_id
+
+    def understand(self, request: Request, verb: str, binding: Binding, variables: dict[str, str]) -> Asked:
+        """Read, check and authorize a request whose path and verb fit `binding`. Raises what is wrong with it."""
+        method = binding.method
+        request.route = binding.template.text
+        principal = self._tokens.principal(one(request, "authorization"))
+        request.subject = principal.subject if principal is not None else ""
+        if principal is None or not method.access.owner_field:
+            policy.authorize(method, principal, method.request())
+        body = request.body()
+        if body and not headers.is_json(one(request, "content-type"), one(request, "content-encoding")):
+            raise InvalidArgument("the body must be application/json in UTF-8", reason=problem.MEDIA_TYPE)
+        message = binding.bind(variables, request.uri.partition(b"?")[2].decode("utf-8"), body)
+        policy.authorize(method, principal, message)
+        named = headers.deadline(one(request, "grpc-timeout"), one(request, "request-timeout"))
+        preferences = headers.preferences(every(request, "prefer"))
+        return Asked(
+            binding=binding,
+            message=message,
+            read=verb in READS,
+            seconds=min(named or self._limits.default_deadline, self._limits.max_deadline),
+            named=named,
+            preferences=preferences,
+            metadata=self._metadata(request, verb, method, principal, preferences),
+        )
+
+    def _metadata(
+        self,
+        request: Request,
+        verb: str,
+        method: Method,
+        principal: policy_pb2.Principal | None,
+        preferences: headers.Preferences,
+    ) -> Metadata:
+        found: list[tuple[str, str | bytes]] = [
+            (keys.REQUEST_ID, request.request_id),
+            (keys.TRACEPARENT, headers.traceparent(one(request, "traceparent"), self._new_id)),
+        ]
+        if principal is not None:
+            found.append((keys.PRINCIPAL, principal.SerializeToString()))
+        if verb not in READS:
+            found.append((keys.MESSAGE_ID, self._message_id(request, principal)))
+            # With a wait, the client would rather have the outcome than the operation.
+            if method.delivery.deferrable and preferences.respond_async and preferences.wait is None:
+                found.append((keys.RESPOND_ASYNC, "1"))
+        return found
+
+    def _message_id(self, request: Request, principal: policy_pb2.Principal | None) -> str:
+        """Names the intent: the same key of the same caller is the same intent, no key is a new one."""
+        key = headers.idempotency_key(every(request, "idempotency-key"))
+        if key is None:
+            return self._new_id()
+        return str(uuid5(_NAMESPACE, f"{principal.subject if principal is not None else ''}\n{key}"))
+
+
+def every(request: Request, name: str) -> list[str]:
+    """The values of a header, one for each line of it."""
+    return [str(value) for value in request.requestHeaders.getRawHeaders(name, [])]
+
+
+def one(request: Request, name: str) -> str | None:
+    """The header's only value; None when it is absent. Raises `InvalidArgument` when it comes twice."""
+    values = every(request, name)
+    if len(values) > 1:
+        raise InvalidArgument.field(name.title(), "must not come more than once")
+    return values[0] if values else None

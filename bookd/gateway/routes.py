@@ -1,0 +1,202 @@
+"""The Klein app: routes made of the descriptors' HTTP rules, and the way from a request to its response.
+
+Two routes are Klein's own, for whoever watches the process. Everything else is a branch that asks the router of
+`bookd.contract.template`, since werkzeug's rules see a path only after it was decoded, when `%2F` in an id and a slash
+between segments are the same.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from google.protobuf.message import Message
+from klein import Klein, Response
+from twisted.internet.defer import CancelledError
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from werkzeug.exceptions import HTTPException
+
+from bookd.contract import metadata as keys
+from bookd.contract.binding import Binding
+from bookd.contract.descriptors import ContractError
+from bookd.contract.template import ANY_VERB, Router
+from bookd.errors import BookdError, Cancelled, Internal, NotFound, Unavailable, Unimplemented
+from bookd.gateway import answers, headers, operations, problem, streams
+from bookd.gateway.calls import Calls
+from bookd.gateway.connection import VERBS, Request
+from bookd.gateway.intake import READS, Asked, Intake, every
+from bookd.wire.policy.v1 import policy_pb2
+
+
+def route_table(bindings: Iterable[Binding]) -> Router[Binding]:
+    """A router over the HTTP rules of the contract. Raises `ContractError` naming an rpc that HTTP cannot carry.
+
+    Rpcs for daemons only get no route.
+    """
+    router: Router[Binding] = Router()
+    for binding in bindings:
+        if binding.method.access.audience == policy_pb2.AUDIENCE_INTERNAL:
+            continue
+        if binding.method.client_streaming:
+            raise ContractError(f"{binding.method.path} streams its requests and cannot have an HTTP rule")
+        router.add(binding.verb, binding.template, binding)
+    return router
+
+
+class Gateway:
+    """The app. `encode` makes the JSON of an operation; `seconds` is the clock that requests are timed by.
+
+    `max_wait` bounds `Prefer: wait`, in seconds.
+    """
+
+    app = Klein()
+    app.url_map.merge_slashes = False
+    log = Logger()
+
+    def __init__(
+        self,
+        router: Router[Binding],
+        intake: Intake,
+        calls: Calls,
+        encode: Callable[[Message], bytes],
+        *,
+        max_wait: float,
+        seconds: Callable[[], float],
+    ) -> None:
+        self._router = router
+        self._intake = intake
+        self._calls = calls
+        self._encode = encode
+        self._max_wait = max_wait
+        self._seconds = seconds
+
+    # What Klein calls. Its types know neither our requests nor its own responses.
+
+    @app.route("/healthz")
+    def healthz(self, request: Any) -> Any:
+        """The process lives."""
+        _only_reads(request)
+        return answers.json(200, b'{"status": "alive"}', {"Cache-Control": "no-store"})
+
+    @app.route("/readyz")
+    async def readyz(self, request: Any) -> Any:
+        """The MOM answers, so that requests have somewhere to go."""
+        _only_reads(request)
+        if not await self._calls.ready():
+            raise Unavailable("the MOM does not answer", reason="MOM_UNREACHABLE", retry_after=1.0)
+        return answers.json(200, b'{"status": "ready"}', {"Cache-Control": "no-store"})
+
+    @app.route("/", branch=True)
+    async def serve(self, request: Any) -> Any:
+        """Whatever the contract has a route for."""
+        return await self._serve(request)
+
+    @app.handle_errors(HTTPException)
+    def unroutable(self, request: Any, failure: Failure) -> Any:
+        """A path that not even the branch takes, such as `//`."""
+        return problem.response(NotFound("there is nothing at this path"), request.request_id)
+
+    @app.handle_errors(Exception)
+    def failed(self, request: Any, failure: Failure) -> Any:
+        """Any failure, as a problem."""
+        return problem.response(self._told(failure, request), request.request_id)
+
+    async def _serve(self, request: Request) -> Response | None:
+        started = self._seconds()
+        verb, path = request.method.decode("ascii"), request.path.decode("utf-8")
+        if verb == "OPTIONS":
+            return Response(204, {"Allow": self._allowed(path), "Cache-Control": "no-store"}, b"")
+        found = self._router.match("GET" if verb == "HEAD" else verb, path)
+        if found is None:
+            raise _not_allowed(verb, self._allowed(path))
+        asked = self._intake.understand(request, verb, *found)
+        if asked.method.server_streaming:
+            await self._stream(request, asked)
+            return None
+        call = self._calls.read if asked.read else self._calls.write
+        try:
+            answer = await call(asked.method.path, asked.message.SerializeToString(), asked.seconds, asked.metadata)
+        except BookdError as error:
+            deferred = operations.kept(error)
+            if deferred is None:
+                raise
+            return await self._kept(request, asked, deferred, started)
+        return self._success(request, asked, answer)
+
+    def _allowed(self, path: str) -> str:
+        """The value of Allow for a path. Raises `NotFound` for one that nothing answers."""
+        verbs = set(self._router.allowed(path))
+        if not verbs:
+            raise NotFound("there is nothing at this path")
+        if ANY_VERB in verbs:
+            verbs = set(VERBS)
+        elif "GET" in verbs:
+            verbs.add("HEAD")
+        return ", ".join(sorted(verbs | {"OPTIONS"}))
+
+    def _success(self, request: Request, asked: Asked, answer: bytes) -> Response:
+        message = asked.method.response.FromString(answer)
+        body = asked.binding.encode(message)
+        known = every(request, "if-none-match")
+        return answers.success(asked.method, message, body, read=asked.read, if_none_match=known)
+
+    async def _kept(self, request: Request, asked: Asked, deferred: Any, started: float) -> Response:
+        """202 and the operation; its outcome when the client waits for it and it comes in time."""
+        operation, preferences, applied = deferred.operation, asked.preferences, []
+        if preferences.wait is not None:
+            applied.append(f"wait={preferences.wait}")
+            left = min(preferences.wait, self._max_wait) - (self._seconds() - started)
+            if left > 0 and not operation.done:
+                carried = [(key, value) for key, value in asked.metadata if key != keys.MESSAGE_ID]
+                operation = await operations.wait(self._calls, operation, left, carried)
+            if operation.done:
+                request.setHeader("Preference-Applied", applied[0])
+                return self._success(request, asked, operations.outcome(operation))
+        if preferences.respond_async:
+            applied.append("respond-async")
+        more: problem.Headers = {
+            "Location": operations.PREFIX + operation.name,
+            "Retry-After": problem.retry_after(deferred.retry_after.ToNanoseconds() / 1e9),
+            "Cache-Control": "no-store",
+        }
+        if applied:
+            more["Preference-Applied"] = ", ".join(applied)
+        return answers.json(202, self._encode(operation), more)
+
+    async def _stream(self, request: Request, asked: Asked) -> None:
+        """Send what a streaming rpc yields; it ends when the client leaves, or at the deadline that the client named."""
+        path, kind = asked.method.path, asked.method.response
+        await streams.pour(
+            request,
+            self._calls.stream(path, asked.message.SerializeToString(), asked.named, asked.metadata),
+            lambda raw: asked.binding.encode(kind.FromString(raw)),
+            events=headers.wants_events(every(request, "accept")),
+            told=lambda error: self._told(Failure(error), request),
+        )
+
+    def _told(self, failure: Failure, request: Request) -> BookdError:
+        """What the client may hear of a failure. What broke inside goes to the log."""
+        error = failure.value
+        if isinstance(error, CancelledError):
+            return Cancelled("the request was given up")
+        if not isinstance(error, BookdError):
+            self.log.failure("request {request_id} failed", failure, request_id=request.request_id)
+            return Internal("unexpected")
+        if error.code in problem.HIDDEN:
+            self.log.error(
+                "request {request_id} failed: {code} {message}",
+                request_id=request.request_id,
+                code=error.code.name,
+                message=error.message,
+            )
+        return error
+
+
+def _not_allowed(verb: str, allowed: str) -> Unimplemented:
+    return Unimplemented(f"{verb} is not answered here", reason=problem.METHOD_NOT_ALLOWED, info={"allow": allowed})
+
+
+def _only_reads(request: Request) -> None:
+    request.route = request.path.decode("ascii")
+    verb = request.method.decode("ascii")
+    if verb not in READS:
+        raise _not_allowed(verb, ", ".join(sorted(READS)))

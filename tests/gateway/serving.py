@@ -1,0 +1,283 @@
+"""A whole gateway on a free port, with TLS and a fake in the MOM's place, and clients for it."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from time import time
+from typing import Any
+
+import jwt
+from attrs import define, field, frozen
+from bookd.contract.binding import bindings
+from bookd.contract.codec import encode
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from google.protobuf.message import Message
+from treq.client import HTTPClient
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred
+from twisted.internet.endpoints import HostnameEndpoint, connectProtocol, wrapClientTLS
+from twisted.internet.protocol import Protocol
+from twisted.internet.ssl import Certificate, optionsForClientTLS
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import TestCase
+from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
+
+from bookd.config import Identity
+from bookd.contract.descriptors import Contract
+from bookd.gateway.calls import Calls
+from bookd.gateway.connection import Site
+from bookd.gateway.intake import Intake, Limits
+from bookd.gateway.listener import Listener, ServerTLS
+from bookd.gateway.routes import Gateway, route_table
+from bookd.gateway.tokens import Keys, Tokens
+from bookd.pki import issue, make_authority
+from tests.gateway import kites
+
+HEALTH = "/grpc.health.v1.Health/Check"
+_AUTHORITY = make_authority(datetime.now(UTC))
+_ISSUED = issue(_AUTHORITY, "gateway", [], datetime.now(UTC))
+KEY = Ed25519PrivateKey.generate()
+
+
+def jwk(key: Ed25519PrivateKey, kid: str) -> dict[str, Any]:
+    """The public half as a JWK."""
+    return {**jwt.algorithms.OKPAlgorithm.to_jwk(key.public_key(), as_dict=True), "kid": kid, "use": "sig"}
+
+
+def token(
+    subject: str = "ada", roles: tuple[str, ...] = (), key: Any = KEY, kid: str | None = "k1", **claims: Any
+) -> str:
+    """An access token as the users daemon makes them; a claim that is given as None is left out."""
+    now = int(time())
+    whole = {
+        "iss": "bookd",
+        "aud": "bookd",
+        "sub": subject,
+        "iat": now,
+        "nbf": now,
+        "exp": now + 900,
+        "roles": list(roles),
+        "sid": "s1",
+        **claims,
+    }
+    algorithm = "EdDSA" if isinstance(key, Ed25519PrivateKey) else "HS256"
+    headers = {"kid": kid} if kid is not None else {}
+    return jwt.encode({k: v for k, v in whole.items() if v is not None}, key, algorithm, headers=headers)
+
+
+@frozen
+class Call:
+    """A call as it reached the fake."""
+
+    path: str
+    request: bytes
+    timeout: float | None
+    metadata: dict[str, str | bytes]
+
+
+@define
+class FakeChannel:
+    """Answers calls with what the test put under their path: bytes, a message, an error, a Deferred, or a function."""
+
+    answers: dict[str, Any] = field(factory=dict)
+    calls: list[Call] = field(factory=list)
+    cancelled: list[str] = field(factory=list)
+
+    def unary_unary(self, method: str) -> Callable[..., Deferred[bytes]]:
+        def call(request: bytes, timeout: float | None = None, metadata: Any = ()) -> Deferred[bytes]:
+            made = Call(method, request, timeout, dict(metadata))
+            self.calls.append(made)
+            return maybeDeferred(self._answer, made)
+
+        return call
+
+    def _answer(self, call: Call) -> Any:
+        answer = self.answers[call.path]
+        if callable(answer):
+            answer = answer(call)
+        if isinstance(answer, Exception):
+            return fail(answer)
+        return answer.SerializeToString() if isinstance(answer, Message) else answer
+
+    def unary_stream(self, method: str) -> Callable[..., "FakeStream"]:
+        def call(request: bytes, timeout: float | None = None, metadata: Any = ()) -> FakeStream:
+            made = Call(method, request, timeout, dict(metadata))
+            self.calls.append(made)
+            return FakeStream(self, method, self.answers[method](made))
+
+        return call
+
+
+@define
+class FakeStream:
+    """A streaming call over an async iterator of messages."""
+
+    channel: FakeChannel
+    path: str
+    messages: AsyncIterator[Message]
+    ended: bool = False
+
+    def __aiter__(self) -> "FakeStream":
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            return (await anext(self.messages)).SerializeToString()
+        except StopAsyncIteration:
+            self.ended = True
+            raise
+
+    def cancel(self) -> None:
+        if not self.ended:
+            self.ended = True
+            self.channel.cancelled.append(self.path)
+
+
+class Answer:
+    """A response that has arrived."""
+
+    def __init__(self, response: Any, body: bytes) -> None:
+        self.status: int = response.code
+        self.headers = response.headers
+        self.body = body
+
+    def header(self, name: str) -> str | None:
+        values = self.headers.getRawHeaders(name)
+        return values[0] if values else None
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Raw(Protocol):
+    """A client that sends what it is told to, and keeps what comes."""
+
+    def __init__(self) -> None:
+        self.received = b""
+        self.closed: Deferred[None] = Deferred()
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+
+    def connectionLost(self, reason: Any = None) -> None:
+        self.closed.callback(None)
+
+
+class GatewayTestCase(TestCase):
+    """Each test has a gateway that serves the kites beside the bookstore."""
+
+    max_body = 100_000
+    idle_timeout = 30.0
+    timeout = 20
+
+    def contract(self) -> Contract:
+        return kites.contract(kites.KITES)
+
+    def setUp(self) -> None:
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        (folder / "cert.pem").write_bytes(_ISSUED.certificate_pem)
+        (folder / "key.pem").write_bytes(_ISSUED.key_pem)
+        (folder / "jwks.json").write_text(json.dumps({"keys": [jwk(KEY, "k1")]}))
+        self.folder = folder
+        self.spoken = self.contract()
+        self.channel = FakeChannel({HEALTH: b"\x08\x01"})
+        numbers = count(1)
+        self.new_id = lambda: f"01900000-0000-7000-8000-{next(numbers):012x}"
+        self.calls = Calls(self.channel, grace=2.0, reactor=reactor)
+        keys = Keys(folder / "jwks.json", reactor.seconds)
+        self.tokens = Tokens(keys, "bookd", "bookd", lambda: int(time() * 1e6))
+        self.gateway = Gateway(
+            route_table(bindings(self.spoken)),
+            Intake(self.tokens, Limits(default_deadline=10.0, max_deadline=60.0), self.new_id),
+            self.calls,
+            lambda message: encode(message, self.spoken.pool),
+            max_wait=60.0,
+            seconds=reactor.seconds,
+        )
+        self.site = Site(
+            self.gateway.app.resource(),
+            max_body=self.max_body,
+            idle_timeout=self.idle_timeout,
+            new_id=self.new_id,
+            reactor=reactor,
+        )
+        tls = ServerTLS(Identity(certificate="cert.pem", private_key="key.pem"), folder, reactor.seconds)
+        self.listener = Listener("127.0.0.1", 0, self.site, tls, grace=2.0, reactor=reactor)
+        self.calls.startService()
+        self.listener.startService()
+        self.addCleanup(self.stop)
+        self.trust = Certificate.loadPEM(_AUTHORITY.certificate_pem)
+        agent = Agent(
+            reactor, BrowserLikePolicyForHTTPS(trustRoot=self.trust), pool=HTTPConnectionPool(reactor, persistent=False)
+        )
+        self.client = HTTPClient(agent)
+
+    async def stop(self) -> None:
+        if self.listener.running:
+            await self.listener.stopService()
+        if self.calls.running:
+            await self.calls.stopService()
+
+    def message(self, name: str, **fields: Any) -> Any:
+        """A message of the kites, as bytes-compatible class of the contract."""
+        for method in self.spoken.methods.values():
+            for kind in (method.request, method.response):
+                if kind.DESCRIPTOR.name == name:
+                    return kind(**fields)
+        raise AssertionError(name)
+
+    async def ask(
+        self, method: str, path: str, body: Any = None, headers: dict[str, Any] | None = None, **options: Any
+    ) -> Answer:
+        """One request; a body that is no bytes is sent as JSON."""
+        sent = dict(headers or {})
+        if options.pop("roles", None) is not None:
+            raise AssertionError("say who in the headers")
+        if body is not None and not isinstance(body, bytes):
+            body = json.dumps(body).encode()
+            sent.setdefault("Content-Type", "application/json")
+        url = f"https://127.0.0.1:{self.listener.port}{path}"
+        response = await self.client.request(method, url, data=body, headers=sent, unbuffered=False, **options)
+        return Answer(response, await response.content())
+
+    async def raw(self, data: bytes = b"") -> Raw:
+        """A raw TLS connection on which `data` was sent."""
+        endpoint = wrapClientTLS(
+            optionsForClientTLS("localhost", trustRoot=self.trust),
+            HostnameEndpoint(reactor, "127.0.0.1", self.listener.port),
+        )
+        client: Raw = await connectProtocol(endpoint, Raw())
+        self.addCleanup(self._leave, client)
+        client.transport.write(data)
+        return client
+
+    def _leave(self, client: Raw) -> Deferred[None]:
+        client.transport.loseConnection()
+        return client.closed
+
+    async def until(self, condition: Callable[[], Any]) -> None:
+        """Turn the reactor until the condition holds; trial's timeout ends a wait that is in vain."""
+        while not condition():
+            await deferLater(reactor, 0.005)
+
+    def assert_problem(self, answer: Answer, status: int, code: str) -> dict[str, Any]:
+        """Assert that the answer is a complete problem, and give it."""
+        self.assertEqual(answer.status, status, answer.body)
+        self.assertEqual(answer.header("Content-Type"), "application/problem+json")
+        problem: dict[str, Any] = answer.json
+        self.assertEqual(list(problem), ["type", "title", "status", "detail", "code", "request_id", "violations"])
+        self.assertEqual((problem["status"], problem["code"]), (status, code))
+        self.assertEqual(problem["request_id"], answer.header("X-Request-Id"))
+        return problem
+
+
+def bearer(*arguments: Any, **options: Any) -> dict[str, str]:
+    """The header of a request by somebody; arguments as for `token`."""
+    return {"Authorization": f"Bearer {token(*arguments, **options)}"}
+
+
+__all__ = ["KEY", "CancelledError", "GatewayTestCase", "bearer", "jwk", "token"]
