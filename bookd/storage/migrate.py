@@ -38,7 +38,8 @@ def upgrade(engine: Engine, package: str) -> None:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
     except (CommandError, SQLAlchemyError) as error:
-        raise MigrationError(f"{engine.url.render_as_string()}: {error}") from error
+        # The driver's own words; SQLAlchemy adds lines to them.
+        raise MigrationError(f"{engine.url.render_as_string()}: {getattr(error, 'orig', None) or error}") from error
 
 
 def configuration(package: str) -> Config:

@@ -1,0 +1,115 @@
+"""A message takes effect once, however often it comes."""
+
+from google.protobuf.wrappers_pb2 import Int64Value
+from sqlalchemy import Column, Connection, Integer, MetaData, Table, func, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
+from twisted.trial.unittest import SynchronousTestCase
+
+from bookd.contract.call import Call
+from bookd.errors import InvalidArgument, NotFound
+from bookd.storage import inbox
+from bookd.storage.engine import open_engine
+
+ID = "0190a0b0-0000-7000-8000-000000000001"
+PRINT, OTHER = b"f" * 32, b"g" * 32
+
+
+class InboxTests(SynchronousTestCase):
+    """An inbox beside a table that counts how often work was done."""
+
+    def setUp(self) -> None:
+        """Make both tables."""
+        self.engine = open_engine(":memory:")
+        self.addCleanup(self.engine.dispose)
+        metadata = MetaData()
+        self.inbox = inbox.define(metadata)
+        self.done = Table("done", metadata, Column("n", Integer, primary_key=True))
+        metadata.create_all(self.engine)
+
+    def work(self, connection: Connection) -> Int64Value:
+        """Leave a trace, and answer its number."""
+        number = connection.execute(insert(self.done).returning(self.done.c.n)).scalar_one()
+        return Int64Value(value=number)
+
+    def once(self, message_id: str | None = ID, fingerprint: bytes = PRINT, now: int = 5) -> int:
+        """Apply a message in a transaction of its own; what it answered."""
+        with self.engine.begin() as connection:
+            call = Call(message_id, "/s/M", fingerprint)
+            return inbox.once(connection, call, Int64Value, now, self.work).value
+
+    def count(self, table: Table) -> int:
+        """Rows of a table."""
+        with self.engine.begin() as connection:
+            return int(connection.execute(select(func.count()).select_from(table)).scalar_one())
+
+    def test_repeat(self) -> None:
+        """A message that comes again is answered as before, and nothing is done."""
+        self.assertEqual([self.once(), self.once(now=9), self.once()], [1, 1, 1])
+        self.assertEqual(self.count(self.done), 1)
+
+    def test_other_message(self) -> None:
+        """Another id is another intent, even with the same request."""
+        self.assertEqual([self.once(), self.once(ID[:-1] + "2")], [1, 2])
+
+    def test_other_request(self) -> None:
+        """The id of another request is refused and leaves the record as it was."""
+        self.once()
+        error = self.assertRaises(InvalidArgument, self.once, fingerprint=OTHER)
+        self.assertEqual(error.reason, "IDEMPOTENCY_KEY_REUSED")
+        self.assertEqual((self.once(), self.count(self.done)), (1, 1))
+
+    def test_no_id(self) -> None:
+        """A call without an id counts each time and is not recorded."""
+        self.assertEqual([self.once(None), self.once(None)], [1, 2])
+        self.assertEqual(self.count(self.inbox), 0)
+
+    def test_failure_leaves_no_trace(self) -> None:
+        """Work that fails takes the claim of its id back with it: the message may be tried again."""
+
+        def fail(connection: Connection) -> Int64Value:
+            self.work(connection)
+            raise NotFound("no such thing")
+
+        with self.assertRaises(NotFound), self.engine.begin() as connection:
+            inbox.once(connection, Call(ID, "/s/M", PRINT), Int64Value, 5, fail)
+        self.assertEqual((self.count(self.inbox), self.count(self.done)), (0, 0))
+        self.assertEqual(self.once(), 1)
+
+    def test_failure_in_a_savepoint(self) -> None:
+        """The same where only a savepoint is rolled back, beside another message that stays."""
+        with self.engine.begin() as connection:
+            inbox.once(connection, Call(ID, "/s/M", PRINT), Int64Value, 5, self.work)
+            savepoint = connection.begin_nested()
+            inbox.once(connection, Call(ID[:-1] + "2", "/s/M", PRINT), Int64Value, 5, self.work)
+            savepoint.rollback()
+        self.assertEqual((self.count(self.inbox), self.count(self.done)), (1, 1))
+
+    def test_empty_response(self) -> None:
+        """A response without fields is a response."""
+        with self.engine.begin() as connection:
+            call = Call(ID, "/s/M", PRINT)
+            answers = [inbox.once(connection, call, Int64Value, 5, lambda _: Int64Value()) for _ in range(2)]
+        self.assertEqual(answers, [Int64Value(), Int64Value()])
+
+    def test_replace(self) -> None:
+        """A replaced response is what the message is answered from then on."""
+        self.once()
+        with self.engine.begin() as connection:
+            self.assertTrue(inbox.replace(connection, ID, Int64Value(value=77)))
+            self.assertFalse(inbox.replace(connection, "unknown", Int64Value()))
+        self.assertEqual(self.once(), 77)
+
+    def test_purge(self) -> None:
+        """Old messages are forgotten, younger ones are not."""
+        self.once(now=5)
+        self.once(ID[:-1] + "2", now=6)
+        with self.engine.begin() as connection:
+            self.assertEqual(inbox.purge(connection, 6), 1)
+        self.assertEqual(self.once(ID[:-1] + "2"), 2)
+        self.assertEqual(self.once(), 3)
+
+    def test_both_dialects(self) -> None:
+        """The claim is one statement that SQLite and PostgreSQL both have."""
+        for module in (sqlite, postgresql):
+            statement = module.insert(self.inbox).values(message_id=ID).on_conflict_do_nothing()
+            self.assertIn("ON CONFLICT DO NOTHING", str(statement.compile(dialect=module.dialect())))
