@@ -8,6 +8,7 @@ client that waits for `100 Continue` gets the refusal in its place.
 A request has to be here within the idle timeout, counted from its first line, however steadily it trickles.
 """
 
+import re
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -25,6 +26,8 @@ from bookd.gateway import headers, problem
 # How long, and how much, a refused client may go on sending.
 _LINGER_SECONDS = 5.0
 _LINGER_BYTES = 64 * 1024 * 1024
+VERBS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_NOT_ASCII = re.compile(rb"[\x80-\xff]")
 # On every response, whatever it says.
 _ALWAYS = {
     "Server": "bookd",
@@ -120,14 +123,10 @@ class Request(server.Request):
         )
 
 
-VERBS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-
-
 def _readable(request: Request) -> bool:
     """Whether verb, path and host are such that the router can read them."""
     try:
         unquote_to_bytes(request.path).decode("utf-8")
-        request.uri.decode("ascii")
         request.method.decode("ascii")
         request.getRequestHostname().decode("ascii").partition(":")[0].encode("idna")
     except UnicodeError:
@@ -183,7 +182,8 @@ class Connection(HTTPChannel):
             self.lineLengthExceeded(line)
             return
         known = len(self.requests)
-        super().lineReceived(line)
+        # Until there is a request this is its first line. Twisted wants it in ASCII, and people type umlauts.
+        super().lineReceived(line if known else _NOT_ASCII.sub(lambda byte: b"%%%02X" % ord(byte[0]), line))
         if len(self.requests) > known and not self._refused and self.timeOut and self._hurry is None:
             self._hurry = self.callLater(self.timeOut, self._too_slow)
 
@@ -230,7 +230,6 @@ class Connection(HTTPChannel):
             super().timeoutConnection()
 
     def _too_slow(self) -> None:
-        self._hurry = None
         self.refuse(DeadlineExceeded("the request took too long to arrive", reason=problem.REQUEST_TOO_SLOW))
 
     def _no_hurry(self) -> None:
@@ -240,16 +239,18 @@ class Connection(HTTPChannel):
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         """Refuse what is no HTTP. Twisted calls this; were it to stop, its bare 400 would go out in its place."""
-        if not self._refused:
-            self.refuse(InvalidArgument("this is no HTTP/1.1 request"))
+        self.refuse(InvalidArgument("this is no HTTP/1.1 request"))
 
     def refuse(self, error: BookdError) -> None:
-        """Answer the request that is coming in with a problem, and close."""
+        """Answer the request that is coming in with a problem, and close. What is refused once stays refused."""
+        if self._refused:
+            return
         self._refused = True
         self._no_hurry()
         self.setTimeout(None)
         request = self.requests[-1] if self.requests else self.requestFactory(self)
         request.identify(self.site)
+        request.method = getattr(self, "_command", b"-")
         response = problem.response(error, request.request_id)
         for name, value in {**response.headers, "Connection": "close"}.items():
             request.setHeader(name, value)

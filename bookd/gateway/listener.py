@@ -75,7 +75,7 @@ class ServerTLS:
                 raiseMinimumTo=TLSVersion.TLSv1_2,
             )
             options.getContext()  # a key that does not fit its certificate shows here
-        except (SSL.Error, ValueError, TypeError) as error:
+        except (SSL.Error, crypto.Error, ValueError, TypeError) as error:
             raise ValueError(f"{self._paths[0]}: no certificate that can be used: {error}") from error
         return options
 

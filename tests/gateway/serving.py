@@ -10,8 +10,6 @@ from typing import Any
 
 import jwt
 from attrs import define, field, frozen
-from bookd.contract.binding import bindings
-from bookd.contract.codec import encode
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.message import Message
 from treq.client import HTTPClient
@@ -25,6 +23,8 @@ from twisted.trial.unittest import TestCase
 from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
 
 from bookd.config import Identity
+from bookd.contract.binding import bindings
+from bookd.contract.codec import encode
 from bookd.contract.descriptors import Contract
 from bookd.gateway.calls import Calls
 from bookd.gateway.connection import Site
@@ -46,9 +46,7 @@ def jwk(key: Ed25519PrivateKey, kid: str) -> dict[str, Any]:
     return {**jwt.algorithms.OKPAlgorithm.to_jwk(key.public_key(), as_dict=True), "kid": kid, "use": "sig"}
 
 
-def token(
-    subject: str = "ada", roles: tuple[str, ...] = (), key: Any = KEY, kid: str | None = "k1", **claims: Any
-) -> str:
+def token(subject: str = "ada", roles: Any = (), key: Any = KEY, kid: str | None = "k1", **claims: Any) -> str:
     """An access token as the users daemon makes them; a claim that is given as None is left out."""
     now = int(time())
     whole = {
@@ -58,7 +56,7 @@ def token(
         "iat": now,
         "nbf": now,
         "exp": now + 900,
-        "roles": list(roles),
+        "roles": list(roles) if isinstance(roles, tuple) else roles,
         "sid": "s1",
         **claims,
     }
@@ -210,6 +208,7 @@ class GatewayTestCase(TestCase):
         self.calls.startService()
         self.listener.startService()
         self.addCleanup(self.stop)
+        self.authority = _AUTHORITY
         self.trust = Certificate.loadPEM(_AUTHORITY.certificate_pem)
         agent = Agent(
             reactor, BrowserLikePolicyForHTTPS(trustRoot=self.trust), pool=HTTPConnectionPool(reactor, persistent=False)
@@ -258,6 +257,10 @@ class GatewayTestCase(TestCase):
     def _leave(self, client: Raw) -> Deferred[None]:
         client.transport.loseConnection()
         return client.closed
+
+    def pause(self, seconds: float, result: Any = None) -> Deferred[Any]:
+        """Fires with `result` after a while."""
+        return deferLater(reactor, seconds, lambda: result)
 
     async def until(self, condition: Callable[[], Any]) -> None:
         """Turn the reactor until the condition holds; trial's timeout ends a wait that is in vain."""

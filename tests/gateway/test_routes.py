@@ -2,10 +2,10 @@
 
 from uuid import UUID
 
-from bookd.contract.binding import bindings
 from twisted.internet.defer import Deferred
 
 from bookd.contract import metadata as keys
+from bookd.contract.binding import bindings
 from bookd.contract.descriptors import ContractError
 from bookd.errors import AlreadyExists, Internal, InvalidArgument, NotFound, Unavailable, Violation
 from bookd.gateway.routes import route_table

@@ -1,0 +1,125 @@
+"""Server-streaming rpcs over HTTP."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from bookd.errors import NotFound
+from tests.gateway.kites import SERVICE
+from tests.gateway.serving import Call, GatewayTestCase
+
+WATCH = SERVICE + "WatchWind"
+PATH = "/kites/v1/wind"
+
+
+class StreamTests(GatewayTestCase):
+    """What a streaming rpc looks like over HTTP."""
+
+    def blow(self, knots: int, failure: Exception | None = None) -> None:
+        """Let the rpc yield so many gusts, and fail then if it shall."""
+
+        async def gusts(call: Call) -> AsyncIterator[Any]:
+            for number in range(knots):
+                yield self.message("Gust", knots=number)
+            if failure is not None:
+                raise failure
+
+        self.channel.answers[WATCH] = gusts
+
+    async def test_ndjson(self) -> None:
+        """One JSON text a line."""
+        self.blow(3)
+        answer = await self.ask("GET", PATH + "?count=3")
+        self.assertEqual((answer.status, answer.header("Content-Type")), (200, "application/x-ndjson"))
+        self.assertEqual([json.loads(line)["knots"] for line in answer.body.splitlines()], [0, 1, 2])
+        self.assertEqual(self.message("WatchWindRequest").FromString(self.channel.calls[0].request).count, 3)
+
+    async def test_events(self) -> None:
+        """Server-sent events when the client asks for them."""
+        self.blow(2)
+        answer = await self.ask("GET", PATH, headers={"Accept": "text/event-stream"})
+        self.assertEqual(answer.header("Content-Type"), "text/event-stream")
+        events = answer.body.decode().split("\n\n")
+        self.assertEqual([json.loads(event.removeprefix("data: "))["knots"] for event in events[:-1]], [0, 1])
+
+    async def test_nothing(self) -> None:
+        """A stream that yields nothing is an empty success."""
+        self.blow(0)
+        answer = await self.ask("GET", PATH)
+        self.assertEqual((answer.status, answer.body), (200, b""))
+
+    async def test_head_of_a_silent_stream(self) -> None:
+        """A client hears soon that its stream stands, though nothing has come yet."""
+        first: Deferred[None] = Deferred()
+
+        async def gusts(call: Call) -> AsyncIterator[Any]:
+            await first
+            yield self.message("Gust")
+
+        self.channel.answers[WATCH] = gusts
+        client = await self.raw(b"GET /kites/v1/wind HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await self.until(lambda: b"\r\n\r\n" in client.received)
+        self.assertIn(b"200 OK", client.received)
+        first.callback(None)
+        await self.until(lambda: client.received.endswith(b"0\r\n\r\n"))
+
+    async def test_failure_before_the_first(self) -> None:
+        """A failure before the first message is a plain problem."""
+        self.blow(0, NotFound("no wind"))
+        self.assert_problem(await self.ask("GET", PATH), 404, "NOT_FOUND")
+
+    async def test_failure_in_the_middle(self) -> None:
+        """A failure after it is the last line, or an event named error; what broke inside is not told."""
+        self.blow(1, RuntimeError("secret"))
+        answer = await self.ask("GET", PATH)
+        last = json.loads(answer.body.splitlines()[-1])["error"]
+        self.assertEqual((last["status"], last["code"], len(answer.body.splitlines())), (500, "INTERNAL", 2))
+        self.assertNotIn(b"secret", answer.body)
+        events = (await self.ask("GET", PATH, headers={"Accept": "text/event-stream"})).body.decode().split("\n\n")
+        self.assertTrue(events[1].startswith("event: error\ndata: {"))
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 2)
+
+    async def test_deadline(self) -> None:
+        """A stream lasts as long as its client, unless the client names a deadline."""
+        self.blow(0)
+        await self.ask("GET", PATH)
+        await self.ask("GET", PATH, headers={"Request-Timeout": "300"})
+        self.assertEqual([call.timeout for call in self.channel.calls], [None, 300.0])
+
+    async def test_hang_up(self) -> None:
+        """The call ends when the client leaves."""
+
+        async def gusts(call: Call) -> AsyncIterator[Any]:
+            yield self.message("Gust")
+            await Deferred()
+
+        self.channel.answers[WATCH] = gusts
+        client = await self.raw(b"GET /kites/v1/wind HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await self.until(lambda: b"knots" in client.received)
+        client.transport.abortConnection()
+        await self.until(lambda: WATCH in self.channel.cancelled)
+
+    async def test_back_pressure(self) -> None:
+        """While the client does not read, nothing more is taken from the call."""
+        taken = 0
+
+        async def gusts(call: Call) -> AsyncIterator[Any]:
+            nonlocal taken
+            for taken in range(1, 301):  # noqa: B007 - counted for the test
+                yield self.message("Gust", note="x" * 100_000)
+
+        self.channel.answers[WATCH] = gusts
+        client = await self.raw()
+        client.transport.write(b"GET /kites/v1/wind HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await self.until(lambda: client.received)
+        client.transport.pauseProducing()
+        before = -1
+        while before != taken:
+            before = taken
+            await self.pause(0.2)
+        self.assertLess(taken, 250)
+        client.transport.resumeProducing()
+        await self.until(lambda: client.received.endswith(b"0\r\n\r\n"))
+        self.assertEqual(taken, 300)
