@@ -1,0 +1,49 @@
+# Two commands matter: `make run` starts the suite, `make test` runs everything that CI runs.
+# Each does all its set-up itself and is quick the second time.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Where npm is there, buf comes from its registry.
+BUF := $(shell command -v npm >/dev/null 2>&1 && echo npx --yes @bufbuild/buf@1)
+
+.PHONY: run test check protos news clean
+
+run: $(VENV)/.installed
+	$(BIN)/bookd up
+
+test: check
+	$(BIN)/python tests/run.py --temp-directory $(VENV)/trial tests
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+ifneq ($(BUF),)
+	$(BUF) lint bookd/wire/bookd.binpb --config "$$(cat protos/buf.yaml)"
+else
+	@echo "buf lint is skipped: there is no npm here"
+endif
+
+protos: $(VENV)/.installed-dev
+	$(BIN)/python protos/generate.py
+
+news: $(VENV)/.installed-dev
+	$(BIN)/towncrier build
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "bookd needs Python 3.11 or later: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "no venv: on Debian, apt-get install python3-venv"; exit 1; }
+
+# In editable_mode=compat, twistd finds the plugins of a checkout; in setuptools' other modes they stay hidden.
+$(VENV)/.installed: setup.cfg pyproject.toml $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --config-settings editable_mode=compat
+	@touch $@
+
+$(VENV)/.installed-dev: setup.cfg pyproject.toml $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --config-settings editable_mode=compat
+	@touch $@ $(VENV)/.installed
