@@ -20,6 +20,7 @@ from sqlite3 import Connection as SqliteConnection
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import QueuePool, StaticPool
 
 # Seconds that a transaction waits for another process's write lock.
@@ -48,11 +49,11 @@ def open_engine(database: str | Path) -> Engine:
 
     A file that is not there is made with mode 0600; so is its folder, with 0700. A file or folder that is there keeps
     its mode. No connection is opened yet, so this is safe before a fork. ":memory:" is one connection that all share;
-    it is for tests in one thread.
+    it is for tests in one thread. Raises `ValueError` for a URL that cannot be used, and OSError for such a path.
     """
-    url = make_url(str(database)) if "://" in str(database) else URL.create("sqlite", database=str(database))
+    url = _parse(str(database)) if "://" in str(database) else URL.create("sqlite", database=str(database))
     if url.get_backend_name() != "sqlite":
-        return create_engine(url, pool_size=POOL, pool_pre_ping=True)
+        return _open_server(url)
     url = url.set(drivername="sqlite+pysqlite")
     if not url.database or url.database == _MEMORY:
         engine = create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
@@ -69,6 +70,21 @@ def open_engine(database: str | Path) -> Engine:
 def reading(engine: Engine) -> Engine:
     """The same database through connections that only read: each transaction sees one snapshot, a write fails."""
     return engine.execution_options(**{_READING: True})
+
+
+def _parse(database: str) -> URL:
+    try:
+        return make_url(database)
+    except ArgumentError:
+        # Without the URL: what cannot be parsed may have a password anywhere.
+        raise ValueError("the database URL cannot be read") from None
+
+
+def _open_server(url: URL) -> Engine:
+    try:
+        return create_engine(url, pool_size=POOL, pool_pre_ping=True)
+    except (ArgumentError, ImportError) as error:
+        raise ValueError(f"{url.render_as_string()}: {error}") from error
 
 
 def _make(path: Path) -> None:

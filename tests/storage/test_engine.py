@@ -129,6 +129,12 @@ class EngineTests(SynchronousTestCase):
             connection.execute(text("CREATE TABLE a (id INTEGER)"))
         self.assertEqual(self.count(reading(engine)), 0)
 
+    def test_unusable_urls(self) -> None:
+        """A URL that cannot be used is a ValueError that shows no password."""
+        for url in ("nosuch://user:secret@host/db", "://", "postgresql+nosuch://user:secret@host/db"):
+            error = self.assertRaises(ValueError, open_engine, url)
+            self.assertNotIn("secret", str(error))
+
     def test_url(self) -> None:
         """A SQLite URL is as good as a path."""
         engine = open_engine(f"sqlite:///{self.path}")

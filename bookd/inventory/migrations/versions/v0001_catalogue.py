@@ -2,6 +2,7 @@
 
 import sqlalchemy as sa
 from alembic import op
+from alembic.util import CommandError
 
 revision = "0001"
 down_revision = None
@@ -97,8 +98,9 @@ def upgrade() -> None:
         comment="messages that were applied, with what was answered",
     )
     op.create_index("ix_inbox_applied_at", "inbox", ["applied_at"])
-    if op.get_bind().dialect.name == "sqlite":
-        op.execute(
-            "CREATE VIRTUAL TABLE book_words USING fts5("
-            "title, author, isbn, also, name UNINDEXED, tokenize = 'ascii', prefix = '2 3')"
-        )
+    if op.get_bind().dialect.name != "sqlite":
+        raise CommandError("the inventory's search knows SQLite only, so far")
+    op.execute(
+        "CREATE VIRTUAL TABLE book_words USING fts5("
+        "title, author, isbn, also, name UNINDEXED, tokenize = 'ascii', prefix = '2 3')"
+    )
