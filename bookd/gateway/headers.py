@@ -98,6 +98,16 @@ def matches(if_none_match: Sequence[str], etag: str) -> bool:
     return text.strip() == "*" or etag.removeprefix("W/") in _ETAG.findall(text)
 
 
+def if_match(values: Sequence[str]) -> str | None:
+    """The one strong tag that `If-Match` names, with its quotes; None for none and for `*`."""
+    text = ",".join(values).strip()
+    if text in ("", "*"):
+        return None
+    if not _ETAG.fullmatch(text) or text.startswith("W/"):
+        raise InvalidArgument.field("If-Match", 'must be one strong entity tag, as in "…", or *')
+    return text
+
+
 def is_json(content_type: str | None, encoding: str | None) -> bool:
     """Whether a body that is declared so can be read as JSON: application/json in UTF-8, or nothing declared."""
     if encoding is not None and encoding.strip().lower() not in ("", "identity"):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from uuid import UUID, uuid5
 
 from attrs import frozen
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from bookd.contract import metadata as keys
@@ -76,6 +77,8 @@ class Intake:
             raise InvalidArgument("the body must be application/json in UTF-8", reason=problem.MEDIA_TYPE)
         message = binding.bind(variables, request.uri.partition(b"?")[2].decode("utf-8"), body)
         policy.authorize(method, principal, message)
+        if verb not in READS:
+            _precondition(message, headers.if_match(every(request, "if-match")))
         named = headers.deadline(one(request, "grpc-timeout"), one(request, "request-timeout"))
         preferences = headers.preferences(every(request, "prefer"))
         return Asked(
@@ -115,6 +118,23 @@ class Intake:
         if key is None:
             return self._new_id()
         return str(uuid5(_NAMESPACE, f"{principal.subject if principal is not None else ''}\n{key}"))
+
+
+def _precondition(message: Message, etag: str | None) -> None:
+    """Put the tag of If-Match where the service looks for it (AIP-154): into the request's `etag`, or into that of the
+    resource that the request holds. An rpc that has neither cannot promise anything, so the header is refused."""
+    if etag is None:
+        return
+    holders = [
+        message,
+        *(value for field, value in message.ListFields() if field.message_type and not field.is_repeated),
+    ]
+    for holder in holders:
+        field = holder.DESCRIPTOR.fields_by_name.get("etag")
+        if field is not None and field.type == FieldDescriptor.TYPE_STRING and not field.is_repeated:
+            holder.etag = etag
+            return
+    raise InvalidArgument.field("If-Match", "this request cannot be made conditional")
 
 
 def every(request: Request, name: str) -> list[str]:

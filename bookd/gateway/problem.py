@@ -6,6 +6,7 @@ request id.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from math import ceil
@@ -57,6 +58,7 @@ BY_REASON: Mapping[str, int] = {
 HIDDEN = frozenset({Code.INTERNAL, Code.UNKNOWN, Code.DATA_LOSS})
 TYPE = "application/problem+json"
 _TITLES = {413: "Content Too Large", 422: "Unprocessable Content", 499: "Client Closed Request"}
+_NOT_QUOTABLE = re.compile(r"[^\x20-\x21\x23-\x5b\x5d-\x7e]")
 # Seconds after which a client may try again, when the error names none.
 _PATIENCE = 1
 
@@ -103,5 +105,6 @@ def retry_after(seconds: float | None) -> str:
 def _challenge(error: BookdError) -> str:
     """WWW-Authenticate as RFC 6750, section 3 has it: a token that was given and refused is told so."""
     if error.reason in ("TOKEN_EXPIRED", "TOKEN_INVALID"):
-        return f'Bearer error="invalid_token", error_description="{error.message}"'
+        description = _NOT_QUOTABLE.sub("?", error.message)
+        return f'Bearer error="invalid_token", error_description="{description}"'
     return "Bearer"

@@ -19,7 +19,7 @@ from bookd.contract import metadata as keys
 from bookd.contract.binding import Binding
 from bookd.contract.descriptors import ContractError
 from bookd.contract.template import ANY_VERB, Router
-from bookd.errors import BookdError, Cancelled, Internal, NotFound, Unavailable, Unimplemented
+from bookd.errors import BookdError, Cancelled, Code, Internal, NotFound, Unavailable, Unimplemented
 from bookd.gateway import answers, headers, operations, problem, streams
 from bookd.gateway.calls import Calls
 from bookd.gateway.connection import VERBS, Request
@@ -110,6 +110,8 @@ class Gateway:
             raise _not_allowed(verb, self._allowed(path))
         asked = self._intake.understand(request, verb, *found)
         if asked.method.server_streaming:
+            if verb == "HEAD":
+                return Response(200, {"Content-Type": streams.NDJSON, "Cache-Control": "no-store"}, b"")
             await self._stream(request, asked)
             return None
         call = self._calls.read if asked.read else self._calls.write
@@ -181,6 +183,10 @@ class Gateway:
         if not isinstance(error, BookdError):
             self.log.failure("request {request_id} failed", failure, request_id=request.request_id)
             return Internal("unexpected")
+        if error.code is Code.UNAVAILABLE and not error.reason and error.retry_after is None:
+            # gRPC's own words, which name addresses that are nobody's business.
+            self.log.info("request {request_id}: {why}", request_id=request.request_id, why=error.message)
+            return Unavailable("the service does not answer; try again later", reason="UNREACHABLE")
         if error.code in problem.HIDDEN:
             self.log.error(
                 "request {request_id} failed: {code} {message}",

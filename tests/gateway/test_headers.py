@@ -136,6 +136,15 @@ class ConditionTests(SynchronousTestCase):
         for values in ([], [""], ['"b"'], ["a"], ['"aa"']):
             self.assertFalse(headers.matches(values, '"a"'), values)
 
+    def test_if_match(self) -> None:
+        """One strong tag; a star and nothing demand nothing; the rest is refused."""
+        self.assertEqual(headers.if_match([' "v1" ']), '"v1"')
+        self.assertIsNone(headers.if_match([]))
+        self.assertIsNone(headers.if_match(["*"]))
+        for text in ("v1", 'W/"v1"', '"a", "b"', '"'):
+            with self.assertRaisesRegex(InvalidArgument, "If-Match"):
+                headers.if_match([text])
+
 
 class ContentTests(SynchronousTestCase):
     """Which bodies are read, and which answers are wanted."""

@@ -85,3 +85,5 @@ class ProblemTests(SynchronousTestCase):
         self.assertEqual(
             expired.headers["WWW-Authenticate"], 'Bearer error="invalid_token", error_description="it has expired"'
         )
+        odd = problem.response(Unauthenticated('"é\r\n', reason="TOKEN_INVALID"), "").headers["WWW-Authenticate"]
+        self.assertEqual(odd, 'Bearer error="invalid_token", error_description="????"')

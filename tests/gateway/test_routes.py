@@ -7,7 +7,7 @@ from twisted.internet.defer import Deferred
 from bookd.contract import metadata as keys
 from bookd.contract.binding import bindings
 from bookd.contract.descriptors import ContractError
-from bookd.errors import AlreadyExists, Internal, InvalidArgument, NotFound, Unavailable, Violation
+from bookd.errors import Aborted, AlreadyExists, Internal, InvalidArgument, NotFound, Unavailable, Violation
 from bookd.gateway.routes import route_table
 from bookd.wire.policy.v1 import policy_pb2
 from tests.gateway import kites
@@ -265,6 +265,11 @@ class FailureTests(GatewayTestCase):
         self.assert_problem(answer, 503, "UNAVAILABLE")
         self.assertEqual(answer.header("Retry-After"), "2")
 
+    async def test_addresses_are_not_told(self) -> None:
+        """What gRPC itself says of a connection that failed names addresses, and stays inside."""
+        answer = await self.fail_with(Unavailable("failed to connect to all addresses; ipv4:10.0.0.7:50055"))
+        self.assertNotIn("10.0.0.7", self.assert_problem(answer, 503, "UNAVAILABLE")["detail"])
+
     async def test_inside_is_not_told(self) -> None:
         """What broke inside is logged under the request id, and the client hears nothing of it."""
         for error in (Internal("SELECT secret"), RuntimeError("secret")):
@@ -330,6 +335,29 @@ class CachingTests(GatewayTestCase):
         self.channel.answers[SERVICE + "ListOwn"] = self.message("ListKitesResponse")
         answer = await self.ask("GET", "/kites/v1/owners/ada/kites", headers=bearer("ada"))
         self.assertEqual((answer.header("Cache-Control"), answer.header("ETag")), ("no-store", None))
+
+
+class PreconditionTests(GatewayTestCase):
+    """If-Match on writes."""
+
+    async def test_reaches_the_service(self) -> None:
+        """The tag goes into the etag of the resource that the request holds."""
+        self.channel.answers[SERVICE + "CreateKite"] = self.message("Kite")
+        headers = {**bearer(*MAKER), "If-Match": '"v1"'}
+        self.assertEqual((await self.ask("POST", "/kites/v1/kites", {"colour": "red"}, headers)).status, 201)
+        request = self.message("CreateKiteRequest").FromString(self.channel.calls[0].request)
+        self.assertEqual(request.kite.etag, '"v1"')
+
+    async def test_mismatch(self) -> None:
+        """A mismatch is 412."""
+        self.channel.answers[SERVICE + "CreateKite"] = Aborted("it has changed", reason="ETAG_MISMATCH")
+        answer = await self.ask("POST", "/kites/v1/kites", {}, {**bearer(*MAKER), "If-Match": '"v1"'})
+        self.assert_problem(answer, 412, "ABORTED")
+
+    async def test_no_place_for_it(self) -> None:
+        """A write that cannot be conditional does not pretend to be."""
+        answer = await self.ask("POST", "/kites/v1/kites/7:tug", {}, {"If-Match": '"v1"'})
+        self.assert_problem(answer, 400, "INVALID_ARGUMENT")
 
 
 class HangUpTests(GatewayTestCase):

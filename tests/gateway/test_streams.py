@@ -44,6 +44,12 @@ class StreamTests(GatewayTestCase):
         events = answer.body.decode().split("\n\n")
         self.assertEqual([json.loads(event.removeprefix("data: "))["knots"] for event in events[:-1]], [0, 1])
 
+    async def test_head(self) -> None:
+        """HEAD tells the type without a call."""
+        answer = await self.ask("HEAD", PATH)
+        self.assertEqual((answer.status, answer.header("Content-Type")), (200, "application/x-ndjson"))
+        self.assertEqual(self.channel.calls, [])
+
     async def test_nothing(self) -> None:
         """A stream that yields nothing is an empty success."""
         self.blow(0)

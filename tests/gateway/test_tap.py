@@ -1,0 +1,189 @@
+"""The gateway as twistd runs it, and over the real bridge."""
+
+import json
+import os
+import signal
+import socket
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from treq.client import HTTPClient
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.ssl import Certificate
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import TestCase
+from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
+
+from bookd.bridge import tls
+from bookd.bridge.server import Server
+from bookd.config import Identity
+from bookd.contract import descriptors
+from bookd.errors import NotFound
+from bookd.pki import issue, make_authority
+from bookd.wire.inventory.v1 import inventory_pb2
+from bookd.wire.inventory.v1.inventory_pb2_grpc import add_InventoryServiceServicer_to_server
+from tests.gateway.serving import KEY, bearer, jwk
+
+CONFIG = """
+[gateway]
+host = "localhost"
+port = {port}
+grace = 2.0
+identity = {{certificate = "gateway.pem", private_key = "gateway.key", ca = "ca.pem"}}
+mom = {{name = "mom", addresses = ["localhost:{mom}"]}}
+jwks = "jwks.json"
+"""
+
+
+class Daemon(ProcessProtocol):
+    """A process, what it said, and how it ended."""
+
+    def __init__(self) -> None:
+        self.said = b""
+        self.ended: Deferred[int] = Deferred()
+
+    def outReceived(self, data: bytes) -> None:
+        self.said += data
+
+    errReceived = outReceived
+
+    def processEnded(self, reason: Any) -> None:
+        self.ended.callback(reason.value.exitCode if reason.value.exitCode is not None else -reason.value.signal)
+
+
+class Books:
+    """As much of the inventory as is needed to see a call arrive."""
+
+    def __init__(self) -> None:
+        self.contexts: list[Any] = []
+        self.remaining = 0.0
+
+    async def GetBook(self, request: Any, context: Any) -> Any:
+        self.contexts.append(context)
+        self.remaining = context.time_remaining()
+        if request.book_id == "0":
+            raise NotFound("no book 0")
+        return inventory_pb2.Book(book_id=request.book_id, title="Solaris", etag="v1")
+
+    def __getattr__(self, name: str) -> Any:
+        if name[:1].isupper():
+            return None
+        raise AttributeError(name)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class TapTests(TestCase):
+    """twistd -n bookd-gateway."""
+
+    timeout = 60
+
+    def setUp(self) -> None:
+        self.home = Path(self.mktemp()).resolve()
+        self.home.mkdir()
+        authority = make_authority(datetime.now(UTC))
+        (self.home / "ca.pem").write_bytes(authority.certificate_pem)
+        for name in ("gateway", "mom"):
+            issued = issue(authority, name, [], datetime.now(UTC))
+            (self.home / f"{name}.pem").write_bytes(issued.certificate_pem)
+            (self.home / f"{name}.key").write_bytes(issued.key_pem)
+        (self.home / "jwks.json").write_text(json.dumps({"keys": [jwk(KEY, "k1")]}))
+        self.port, self.mom_port = free_port(), free_port()
+        (self.home / "bookd.toml").write_text(CONFIG.format(port=self.port, mom=self.mom_port))
+        trust = Certificate.loadPEM(authority.certificate_pem)
+        pool = HTTPConnectionPool(reactor, persistent=False)
+        self.client = HTTPClient(Agent(reactor, BrowserLikePolicyForHTTPS(trustRoot=trust), pool=pool))
+
+    def start(self) -> Daemon:
+        daemon = Daemon()
+        twistd = Path(sys.executable).with_name("twistd")
+        arguments = [str(twistd), "-n", "--pidfile=", "bookd-gateway", "--config", str(self.home / "bookd.toml")]
+        root = str(Path(__file__).parents[2])
+        process = reactor.spawnProcess(daemon, arguments[0], arguments, {**os.environ, "PYTHONPATH": root}, root)
+        self.addCleanup(self.end, daemon, process)
+        daemon.process = process
+        return daemon
+
+    def end(self, daemon: Daemon, process: Any) -> Any:
+        if not daemon.ended.called:
+            process.signalProcess(signal.SIGKILL)
+            return daemon.ended
+        return None
+
+    async def get(self, path: str, **headers: str) -> Any:
+        """The answer, once the daemon listens."""
+        for _ in range(400):
+            try:
+                return await self.client.get(f"https://localhost:{self.port}{path}", headers=headers)
+            except Exception:
+                await deferLater(reactor, 0.05)
+        raise AssertionError("the gateway does not listen")
+
+    async def test_runs_and_ends(self) -> None:
+        """It starts without a MOM, says so when asked, and ends on SIGTERM."""
+        daemon = self.start()
+        self.assertEqual((await self.get("/healthz")).code, 200)
+        self.assertEqual((await self.get("/readyz")).code, 503)
+        answer = await self.get("/v1/books/1")
+        self.assertEqual((answer.code, (await answer.json())["code"]), (503, "UNAVAILABLE"))
+        self.assertEqual(answer.headers.getRawHeaders("Retry-After"), ["1"])
+        daemon.process.signalProcess(signal.SIGTERM)
+        self.assertIn(await daemon.ended, (0, -signal.SIGTERM))  # twistd dies of the signal once it has stopped
+        self.assertIn(b"Server Shut Down", daemon.said)
+        self.assertNotIn(b"Traceback", daemon.said)
+
+    async def test_calls_through_the_bridge(self) -> None:
+        """Over mutual TLS a call reaches the MOM with its principal, and its answer and its error come back."""
+        contract = descriptors.load([descriptors.shipped()])
+        identity = Identity(certificate="mom.pem", private_key="mom.key", ca="ca.pem")
+        credentials = tls.server_credentials(identity, self.home)
+        names = ["gateway"]
+        server = Server("localhost", self.mom_port, credentials, contract=contract, peers=names, trusted=names)
+        books = Books()
+        add_InventoryServiceServicer_to_server(books, server)
+        server.startService()
+        self.addCleanup(server.stopService)
+        await server.started
+        self.start()
+        await self.get("/healthz")
+        self.assertEqual((await self.get("/readyz")).code, 200)
+        answer = await self.get("/v1/books/7", **bearer("ada", ("customer",)), **{"X-Request-Id": "r1"})
+        self.assertEqual((answer.code, (await answer.json())["title"]), (200, "Solaris"))
+        self.assertEqual(answer.headers.getRawHeaders("ETag"), ['"v1"'])
+        context = books.contexts[0]
+        self.assertEqual((context.peer, context.request_id, context.principal.subject), ("gateway", "r1", "ada"))
+        self.assertTrue(5 < books.remaining <= 10)
+        missing = await self.get("/v1/books/0")
+        self.assertEqual((missing.code, (await missing.json())["detail"]), (404, "no book 0"))
+
+    async def test_busy_port(self) -> None:
+        """A port that is taken is one line that names the port and the daemon, and exit status 1."""
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", self.port))
+            taken.listen()
+            daemon = self.start()
+            self.assertEqual(await daemon.ended, 1)
+        lines = [line for line in daemon.said.decode().splitlines() if str(self.port) in line]
+        self.assertEqual(len(lines), 1, daemon.said)
+        self.assertRegex(lines[0], f"bookd-gateway: cannot listen on localhost:{self.port}: Address already in use")
+        self.assertNotIn(b"Traceback", daemon.said)
+
+    async def test_missing_file(self) -> None:
+        """A file that is not there is one line that names it, and exit status 1."""
+        for name in ("jwks.json", "gateway.key", "bookd.toml"):
+            (self.home / name).rename(self.home / "away")
+            daemon = self.start()
+            self.assertEqual(await daemon.ended, 1)
+            self.assertIn(name.encode(), daemon.said)
+            self.assertNotIn(b"Traceback", daemon.said)
+            (self.home / "away").rename(self.home / name)
