@@ -56,7 +56,7 @@ def decode_json(data: bytes) -> object:
 
 
 def _refused(description: str) -> InvalidArgument:
-    return InvalidArgument(f"the body {description}", violations=[Violation("", description)])
+    return InvalidArgument(f"the body {description}", reason="NOT_JSON", violations=[Violation("", description)])
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
