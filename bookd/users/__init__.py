@@ -1,0 +1,1 @@
+"""The users: who they are, their passwords, their sessions, and the keys that sign their access tokens."""

@@ -1,0 +1,79 @@
+"""twistd bookd-users: the options and the wiring of the users."""
+
+# ruff: noqa: E402 - the reactor is installed before anything imports one
+
+from bookd.bridge import reactor
+
+reactor.install()
+
+import time
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.logger import Logger
+from uuid6 import uuid7
+
+from bookd.bridge import daemon
+from bookd.bridge.desk import Desk
+from bookd.bridge.workers import Workers
+from bookd.storage.engine import open_engine
+from bookd.storage.migrate import MigrationError, upgrade
+from bookd.users import keys
+from bookd.users.administrator import AdministratorError, ensure
+from bookd.users.passwords import Passwords
+from bookd.users.servicer import Settings, UsersServicer
+from bookd.users.upkeep import Upkeep
+from bookd.wire.users.v1.users_pb2_grpc import add_UsersServiceServicer_to_server
+
+NAME = "bookd-users"
+# Passwords that are hashed at a time; each takes 64 MiB and a processor.
+HASHERS = 2
+
+Options = daemon.Options
+log = Logger()
+
+
+def now() -> int:
+    """Microseconds since the epoch, UTC."""
+    return time.time_ns() // 1000
+
+
+def new_id() -> str:
+    """A UUIDv7."""
+    return str(uuid7())
+
+
+def makeService(options: daemon.Options) -> IService:
+    """Database, desk and workers, servicer, server, from the bottom up.
+
+    Migrations and the first administrator come here, before twistd goes into the background: what cannot be used is then
+    said where it is seen. The connection is closed again, as none survives a fork.
+    """
+    from twisted.internet import reactor as running
+
+    table, home = daemon.table(options, "users")
+    contract = daemon.contract(NAME, home, [])
+    passwords = Passwords()
+    try:
+        signing = keys.load(home / table.keys)
+        engine = open_engine(table.database if "://" in table.database else home / table.database)
+        upgrade(engine, "bookd.users")
+        if not ensure(engine, home / table.admin, passwords, new_id(), now()):
+            log.warn("there is no administrator, and no file {path} that names one", path=str(home / table.admin))
+        engine.dispose()
+        server = daemon.grpc_server(table.grpc, home, contract)
+    except (OSError, ValueError, MigrationError, keys.KeysError, AdministratorError) as error:
+        daemon.fail(NAME, error)
+    desk = Desk(running, engine)
+    workers = Workers(running, HASHERS, "users-hasher")
+    settings = Settings(
+        issuer=table.issuer,
+        audience=table.audience,
+        access_lifetime=table.access_lifetime,
+        refresh_lifetime=table.refresh_lifetime,
+    )
+    servicer: Any = UsersServicer(
+        desk, workers, passwords=passwords, keys=signing, settings=settings, now=now, new_id=new_id
+    )
+    add_UsersServiceServicer_to_server(servicer, server)
+    return daemon.daemon(NAME, desk, workers, Upkeep(running, desk, now), server)
