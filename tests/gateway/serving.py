@@ -154,7 +154,7 @@ class Raw(Protocol):
     """A client that sends what it is told to, and keeps what comes."""
 
     def __init__(self) -> None:
-        self.received = b""
+        self.received = bytearray()
         self.closed: Deferred[None] = Deferred()
 
     def dataReceived(self, data: bytes) -> None:

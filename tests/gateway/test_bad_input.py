@@ -92,8 +92,8 @@ CASES: list[tuple[Any, str, str, Any, dict[str, str], int, str, str | None]] = [
     (CUSTOMER, "PATCH", "/v1/users/bob", {"email": "a@b.c"}, {}, 403, "PERMISSION_DENIED", None),
     (CUSTOMER, "GET", "/v1/users/bob/orders", None, {}, 403, "PERMISSION_DENIED", None),
     # A body must not say another id than the path.
-    (STAFF, "PATCH", "/v1/books/1", {"book_id": "2", "title": "x"}, {}, 400, "INVALID_ARGUMENT", "book.book_id"),
-    (CUSTOMER, "PATCH", "/v1/users/bob", {"user_id": "ada"}, {}, 400, "INVALID_ARGUMENT", "user.user_id"),
+    (STAFF, "PATCH", "/v1/books/1", {"book_id": "2", "title": "x"}, {}, 400, "INVALID_ARGUMENT", "book_id"),
+    (CUSTOMER, "PATCH", "/v1/users/bob", {"user_id": "ada"}, {}, 400, "INVALID_ARGUMENT", "user_id"),
     # Where.
     (None, "GET", "/v1/nothing", None, {}, 404, "NOT_FOUND", None),
     (None, "GET", "/v2/books", None, {}, 404, "NOT_FOUND", None),
