@@ -1,26 +1,30 @@
 """Sends what is in an outbox to the MOM, until the MOM has it.
 
-A message ends in one of three ways, each recorded in one transaction that also removes it from the outbox:
+Each attempt at a message ends in one of three ways:
 
-- answered: the outcome, success or final error, is given to `apply`;
-- kept: the MOM has it on disk and says so (`bookd.mom.v1.Deferred`); its outcome will come to the reply method;
-- neither (the MOM or the destination does not answer, and nothing was kept): it stays, and is sent again under the same
+- answered: success or a final error. The outcome is given to `apply`, in the transaction that removes the message;
+- kept: the MOM has it on disk and says so (`bookd.mom.v1.Deferred`). It is removed; its outcome will come to the reply
+  method;
+- neither: the MOM or the destination does not answer, and nothing was kept. It stays, and is sent again under the same
   id after a pause, which doubles up to a bound.
 
 Messages of one lane are sent one after the other; so a step that gives back is never sent before the one that took.
+
+What is promised: a message that was put is sent until it ends in one of the first two ways, whatever fails in between,
+a crash of this process included. What is not: that it is sent once. Whoever takes it goes by its message id.
 """
 
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from random import random
+from typing import Any, Protocol
 
 from sqlalchemy import Connection
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from bookd.bridge.channel import Channel
-from bookd.bridge.desk import Desk
 from bookd.bridge.status import detail, to_status
 from bookd.contract import metadata
 from bookd.errors import FINAL, BookdError
@@ -31,16 +35,37 @@ from bookd.wire.mom.v1 import message_pb2
 CONCURRENCY = 64
 # Seconds that one attempt may take.
 DEADLINE = 5.0
-# Seconds between attempts: at first, and at most.
+# Upper bounds of the pause between attempts, in seconds: after the first one, and of any.
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
+# Seconds until the outbox is looked into although nobody said that something was put: another instance may have died.
+LOOK_AGAIN = 5.0
+
+Apply = Callable[[Connection, outbox.Message, message_pb2.Outcome, int], Any]
+
+
+class Desk(Protocol):
+    """Where units of work run: `bookd.bridge.desk.Desk`, or its fake."""
+
+    def write(self, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        """Run `work(connection, *args)`; fires once it is committed."""
+
+    def read(self, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        """Run `work(connection, *args)`, which changes nothing."""
+
+
+class Channel(Protocol):
+    """What carries the calls: `bookd.bridge.channel.Channel`, or its fake."""
+
+    def unary_unary(self, method: str) -> Callable[..., Deferred[bytes]]:
+        """A callable that moves bytes: `(request, timeout=, metadata=)`."""
 
 
 class Relay(Service):
     """The relay of one outbox.
 
-    `apply(connection, outcome, now)` runs in the transaction that removes an answered message. `told(lane, kept)` is
-    called on the reactor afterwards: `kept` is true when no answer can be expected soon. `wake()` after each commit that
-    put something; what an earlier run has left is found by startService.
+    `apply(connection, message, outcome, now)` runs in the transaction that removes an answered message. `told(lane)` is
+    called on the reactor once a message of the lane has left the outbox. `wake()` after each commit that put something;
+    what an earlier run has left is found by startService. `jitter` answers a number from 0 to 1.
     """
 
     log = Logger()
@@ -52,8 +77,9 @@ class Relay(Service):
         channel: Channel,
         *,
         now: Callable[[], int],
-        apply: Callable[[Connection, message_pb2.Outcome, int], Any],
-        told: Callable[[str, bool], None],
+        apply: Apply,
+        told: Callable[[str], None],
+        jitter: Callable[[], float] = random,
     ) -> None:
         self._reactor = reactor
         self._desk = desk
@@ -61,109 +87,138 @@ class Relay(Service):
         self._now = now
         self._apply = apply
         self._told = told
+        self._jitter = jitter
         self._sending: dict[str, Deferred[None]] = {}  # by lane
-        self._looking: Deferred[None] | None = None
-        self._look_again = False
-        self._timer: IDelayedCall | None = None
+        self._interruptible: set[Deferred[Any]] = set()
+        self._woken = False
+        self._resting: Deferred[None] | None = None
+        self._loop: Deferred[None] | None = None
 
     def startService(self) -> None:
         """Begin with what is in the outbox."""
         super().startService()
-        self.wake()
+        self._loop = Deferred.fromCoroutine(self._run())
 
     def stopService(self) -> Deferred[None]:
         """Give up the attempts under way, which leaves their messages in the outbox; fires when all is quiet."""
         super().stopService()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        under_way = [*self._sending.values(), *([self._looking] if self._looking is not None else [])]
-        for sending in list(self._sending.values()):
-            sending.cancel()
-        return DeferredList(under_way).addCallback(lambda _: None)
+        for deferred in list(self._interruptible):
+            deferred.cancel()
+        self.wake()
+        quiet = [*self._sending.values(), *([self._loop] if self._loop is not None else [])]
+        return DeferredList(quiet).addCallback(lambda _: None)
 
     def wake(self) -> None:
-        """Look into the outbox soon."""
-        self._look_again = True
-        if self.running and self._looking is None:
-            self._looking = Deferred.fromCoroutine(self._look())
+        """Look into the outbox now, or as soon as the look that is under way is over."""
+        self._woken = True
+        if self._resting is not None:
+            resting, self._resting = self._resting, None
+            resting.callback(None)
 
-    async def _look(self) -> None:
-        try:
-            while self._look_again and self.running:
-                self._look_again = False
-                now = self._now()
-                rows = await self._desk.read(outbox.due, now, CONCURRENCY + len(self._sending))
-                for row in rows:
-                    if row.message.lane not in self._sending and len(self._sending) < CONCURRENCY and self.running:
-                        self._begin(row)
-                self._set_timer(await self._desk.read(outbox.next_ready, now))
-        except Exception:
-            if self.running:
+    async def _run(self) -> None:
+        while self.running:
+            self._woken = False
+            try:
+                pause = await self._begin_what_is_due()
+            except Exception:
                 self.log.failure("the outbox cannot be read")
-                self._set_timer(self._now() + 1_000_000)
-        finally:
-            self._looking = None
+                pause = LONGEST_PAUSE
+            if self.running and not self._woken:
+                await self._rest(pause)
 
-    def _set_timer(self, ready_at: int | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if ready_at is not None and self.running:
-            self._timer = self._reactor.callLater(max(0.0, (ready_at - self._now()) / 1e6), self._ring)
+    async def _begin_what_is_due(self) -> float:
+        now = self._now()
+        # Lanes that are under way are among the rows, as their first message still is in the outbox.
+        rows = await self._desk.read(outbox.due, now, CONCURRENCY + len(self._sending))
+        for row in rows:
+            if self.running and row.message.lane not in self._sending and len(self._sending) < CONCURRENCY:
+                self._begin(row)
+        ready_at = await self._desk.read(outbox.next_ready, now)
+        return LOOK_AGAIN if ready_at is None else min(LOOK_AGAIN, max(0.0, (ready_at - self._now()) / 1e6))
 
-    def _ring(self) -> None:
-        self._timer = None
-        self.wake()
+    async def _rest(self, seconds: float) -> None:
+        resting = self._resting = Deferred()
+        timer = self._reactor.callLater(seconds, self.wake)
+        await resting
+        if timer.active():
+            timer.cancel()
 
     def _begin(self, row: outbox.Row) -> None:
         lane = row.message.lane
-        sending = self._sending[lane] = Deferred.fromCoroutine(self._send(row))
-        sending.addErrback(self._note_failure, lane)
-        sending.addCallback(lambda _: self._end(lane, sending))
-        if sending.called:
-            self._end(lane, sending)
+        # Noted before it begins, as it may end before fromCoroutine returns.
+        ended: Deferred[None] = Deferred()
+        self._sending[lane] = ended
 
-    def _note_failure(self, failure: Any, lane: str) -> None:
-        if not failure.check(CancelledError):
-            self.log.failure("a message of lane {lane} was not sent", failure, lane=lane)
-
-    def _end(self, lane: str, sending: Deferred[None]) -> None:
-        if self._sending.get(lane) is sending:
+        def end(_: Any) -> None:
             del self._sending[lane]
+            ended.callback(None)
             self.wake()
 
-    async def _send(self, row: outbox.Row) -> None:
-        message = row.message
+        Deferred.fromCoroutine(self._send_safely(row)).addBoth(end)
+
+    async def _send_safely(self, row: outbox.Row) -> None:
+        try:
+            await self._send(row.message, row.attempts)
+        except CancelledError:
+            pass  # the service stops; the message is still there
+        except Exception:
+            self.log.failure(
+                "{method} {message_id} failed here", method=row.message.method, message_id=row.message.message_id
+            )
+            # The row could not be changed, so it is ready still: its lane is held here, lest this spins.
+            with suppress(CancelledError):
+                await self._unless_stopped(deferLater(self._reactor, LONGEST_PAUSE))
+
+    async def _send(self, message: outbox.Message, attempts: int) -> None:
         outcome = message_pb2.Outcome(message_id=message.message_id, method=message.method)
         try:
-            outcome.response = await self._channel.unary_unary(message.method)(
-                message.request, timeout=DEADLINE, metadata=_metadata(message)
+            outcome.response = await self._unless_stopped(
+                self._channel.unary_unary(message.method)(
+                    message.request, timeout=DEADLINE, metadata=_metadata(message)
+                )
             )
         except BookdError as error:
             if detail(error, message_pb2.Deferred) is not None:
                 await self._desk.write(outbox.remove, message.message_id)
-                self._told(message.lane, True)
+                self._tell(message.lane)
                 return
             if error.code not in FINAL:
-                pause = min(FIRST_PAUSE * 2.0 ** min(row.attempts, 16), LONGEST_PAUSE)
-                ready_at = self._now() + round(pause * 1e6)
-                await self._desk.write(outbox.postpone, message.message_id, ready_at, str(error))
-                self._told(message.lane, True)
+                pause = min(FIRST_PAUSE * 2.0 ** min(attempts, 16), LONGEST_PAUSE) * (1 + self._jitter()) / 2
+                text = f"{error.code.name}: {error.message}"
+                await self._desk.write(outbox.postpone, message.message_id, self._now() + round(pause * 1e6), text)
+                self._tell(message.lane)
                 return
             outcome.status.CopyFrom(to_status(error))
-        await self._desk.write(self._settle, outcome, self._now())
-        self._told(message.lane, False)
+        await self._desk.write(self._settle, message, outcome)
+        self._tell(message.lane)
 
-    def _settle(self, connection: Connection, outcome: message_pb2.Outcome, now: int) -> None:
-        self._apply(connection, outcome, now)
-        outbox.remove(connection, outcome.message_id)
+    def _settle(self, connection: Connection, message: outbox.Message, outcome: message_pb2.Outcome) -> None:
+        # A message that is gone was kept and answered meanwhile; applying its outcome again changes nothing.
+        self._apply(connection, message, outcome, self._now())
+        outbox.remove(connection, message.message_id)
+
+    def _tell(self, lane: str) -> None:
+        try:
+            self._told(lane)
+        except Exception:
+            self.log.failure("the news of lane {lane} was not taken", lane=lane)
+
+    async def _unless_stopped(self, deferred: Deferred[Any]) -> Any:
+        if not self.running:
+            deferred.cancel()
+        self._interruptible.add(deferred)
+        try:
+            return await deferred
+        finally:
+            self._interruptible.discard(deferred)
 
 
 def _metadata(message: outbox.Message) -> list[tuple[str, str | bytes]]:
-    carried: list[tuple[str, str | bytes]] = [(metadata.MESSAGE_ID, message.message_id)]
-    if message.principal:
-        carried.append((metadata.PRINCIPAL, message.principal))
-    if message.reply_to:
-        carried.append((metadata.REPLY_TO, message.reply_to))
-    return carried
+    values: list[tuple[str, str | bytes]] = [
+        (metadata.MESSAGE_ID, message.message_id),
+        (metadata.PRINCIPAL, message.principal),
+        (metadata.REPLY_TO, message.reply_to),
+        (metadata.REQUEST_ID, message.trace.request_id),
+        (metadata.TRACEPARENT, message.trace.traceparent),
+    ]
+    return [(key, value) for key, value in values if value]

@@ -21,7 +21,7 @@ def to_message(order: Order) -> orders_pb2.Order:
         user_id=order.user_id,
         shipping_address=order.shipping_address,
         status=STATUS[order.status],
-        reason=order.reason,
+        reason=order.reason or _waits_for(order),
         created_at=timestamp(order.created_at),
         updated_at=timestamp(order.updated_at),
         etag=f'"{order.version}"',
@@ -33,6 +33,12 @@ def to_message(order: Order) -> orders_pb2.Order:
     if order.total is not None:
         message.total_amount.CopyFrom(order.total)
     return message
+
+
+def _waits_for(order: Order) -> str:
+    if order.status is not Status.PENDING:
+        return ""
+    return "waits for the inventory" if order.shipping_address else "waits for the user's address"
 
 
 def timestamp(microseconds: int) -> Timestamp:

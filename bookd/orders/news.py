@@ -1,6 +1,9 @@
-"""Tells callers that wait for an order's saga that something happened, for as long as they have patience."""
+"""Tells callers that wait for an order's saga that something happened, for as long as they have patience.
 
-from collections import deque
+News says "look again", and no more: who waits reads the order from the database. So nothing is missed by who begins to
+listen before reading, and news of another instance or of an earlier run is no different.
+"""
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,40 +12,40 @@ from twisted.internet.defer import Deferred, succeed
 
 
 class Listener:
-    """Hears the news of one order. None is what it hears when the patience is over."""
+    """Hears that there is news of one order."""
 
     def __init__(self) -> None:
-        self._heard: deque[bool] = deque()
+        self._news = False
         self._over = False
-        self._waiting: Deferred[bool | None] | None = None
+        self._waiting: Deferred[bool] | None = None
 
-    def next(self) -> Deferred[bool | None]:
-        """The next piece of news: True when no answer can be expected soon, else False; None when time is up."""
-        if self._heard:
-            return succeed(self._heard.popleft())
-        if self._over:
-            return succeed(None)
+    def next(self) -> Deferred[bool]:
+        """Fires with True once there was news since the last time; with False when the patience is over."""
+        if self._news or self._over:
+            heard, self._news = self._news, False
+            return succeed(heard)
         self._waiting = Deferred()
         return self._waiting
 
-    def hear(self, kept: bool) -> None:
-        """Something happened."""
-        if self._waiting is None:
-            self._heard.append(kept)
-        else:
-            waiting, self._waiting = self._waiting, None
-            waiting.callback(kept)
+    def hear(self) -> None:
+        """There is news."""
+        self._news = True
+        self._fire()
 
-    def time_is_up(self) -> None:
+    def give_up(self) -> None:
         """The patience is over."""
         self._over = True
-        if self._waiting is not None:
-            waiting, self._waiting = self._waiting, None
-            waiting.callback(None)
+        self._fire()
+
+    def _fire(self) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            heard, self._news = self._news, False
+            waiting.callback(heard)
 
 
 class News:
-    """The listeners of all orders."""
+    """The listeners of all orders. `reactor` keeps the time."""
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
@@ -53,7 +56,7 @@ class News:
         """A listener to the news of an order, for `patience` seconds; gone when the block ends."""
         listener = Listener()
         self._listeners.setdefault(order_id, []).append(listener)
-        timer = self._reactor.callLater(max(0.0, patience), listener.time_is_up)
+        timer = self._reactor.callLater(max(0.0, patience), listener.give_up)
         try:
             yield listener
         finally:
@@ -64,7 +67,7 @@ class News:
             if not listeners:
                 del self._listeners[order_id]
 
-    def tell(self, order_id: str, kept: bool) -> None:
-        """Something happened to an order's saga; `kept`: it will be a while until more does."""
+    def tell(self, order_id: str) -> None:
+        """Something happened to an order's saga."""
         for listener in list(self._listeners.get(order_id, ())):
-            listener.hear(kept)
+            listener.hear()

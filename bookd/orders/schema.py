@@ -48,6 +48,7 @@ orders = Table(
         name="orders_total",
     ),
     CheckConstraint("status <> 'CONFIRMED' OR total_units IS NOT NULL", name="orders_confirmed"),
+    CheckConstraint("status NOT IN ('PENDING', 'REJECTED') OR total_units IS NULL", name="orders_undecided"),
     CheckConstraint("status <> 'CONFIRMED' OR shipping_address <> ''", name="orders_address"),
     CheckConstraint("version >= 1", name="orders_version"),
     Index("orders_by_user", "user_id", "seq"),

@@ -1,28 +1,36 @@
-"""Answers the rpcs of OrdersService."""
+"""Answers the rpcs of OrdersService.
+
+CreateOrder and CancelOrder commit first. Then they wait for what the saga does next, as long as the relay is busy with
+the order and the caller's patience lasts, and answer the order as it is by then.
+"""
 
 from collections.abc import Callable
 from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
 from sqlalchemy import Connection
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from bookd.bridge.context import Context
-from bookd.bridge.desk import Desk
-from bookd.contract import paging
-from bookd.contract.call import Call
+from bookd.bridge.crossing import shield
+from bookd.bridge.relay import Desk
+from bookd.contract import metadata, paging
 from bookd.contract.policy import may_see
-from bookd.errors import InvalidArgument, NotFound, Unauthenticated
+from bookd.errors import InvalidArgument, PermissionDenied, Unauthenticated
 from bookd.orders import rules, saga, store
 from bookd.orders.messages import BY_NUMBER, to_message
 from bookd.orders.news import News
 from bookd.orders.rules import Order, Status
-from bookd.storage import inbox
+from bookd.storage import inbox, outbox
+from bookd.storage.outbox import Trace
 from bookd.wire.orders.v1 import orders_pb2, orders_pb2_grpc
 from bookd.wire.policy.v1 import policy_pb2
 
 # Seconds of the caller's deadline that are left alone when waiting for the saga.
 MARGIN = 0.3
+# Attempts at a message after which no answer is expected soon.
+HOPEFUL = 3
 
 
 class OrdersServicer(orders_pb2_grpc.OrdersServiceServicer):
@@ -50,12 +58,11 @@ class OrdersServicer(orders_pb2_grpc.OrdersServiceServicer):
 
     async def CreateOrder(self, request: orders_pb2.CreateOrderRequest, context: Context) -> orders_pb2.Order:
         """Place an order; answer it as the saga leaves it within the patience."""
-        if context.principal is None:
-            raise Unauthenticated("an order needs somebody who places it", reason="TOKEN_MISSING")
+        principal = _somebody(context)
         now = self._now()
         order = Order(
             order_id=self._new_id(),
-            user_id=context.principal.subject,
+            user_id=principal.subject,
             items=rules.lines(request),
             shipping_address=request.shipping_address.strip(),
             status=Status.PENDING,
@@ -64,32 +71,45 @@ class OrdersServicer(orders_pb2_grpc.OrdersServiceServicer):
             created_at=now,
             updated_at=now,
         )
-        placed = await self._desk.write(_place, context.call, order, context.principal)
+        trace = _trace(context)
+        placed = await self._write_once(
+            context, now, lambda connection: saga.place(connection, order, principal, trace)
+        )
+        if placed.user_id != principal.subject:
+            raise InvalidArgument("the message id was used by somebody else", reason="IDEMPOTENCY_KEY_REUSED")
         return await self._after_the_saga(placed.order_id, context)
 
     async def CancelOrder(self, request: orders_pb2.CancelOrderRequest, context: Context) -> orders_pb2.Order:
         """Cancel an order; the answer comes when its stock is back, within the patience."""
-        cancelled = await self._desk.write(_cancel, context.call, request.order_id, context.principal, self._now())
+        principal, order_id = _somebody(context), _order_id(request.order_id)
+        now, trace = self._now(), _trace(context)
+        cancelled = await self._write_once(
+            context, now, lambda connection: saga.cancel(connection, order_id, principal, trace, now)
+        )
+        if not may_see(cancelled.user_id, principal, "staff", "admin"):
+            raise saga.no_order(order_id)  # somebody else's message id came again
         return await self._after_the_saga(cancelled.order_id, context)
 
     async def GetOrder(self, request: orders_pb2.GetOrderRequest, context: Context) -> orders_pb2.Order:
         """One order, for its owner and for staff."""
-        order = await self._desk.read(store.load, request.order_id)
+        order = await self._desk.read(store.load, _order_id(request.order_id))
         if order is None or not may_see(order.user_id, context.principal, "staff", "admin"):
-            raise NotFound(f"there is no order {request.order_id!r}", reason="ORDER_NOT_FOUND")
+            raise saga.no_order(request.order_id)
         return to_message(order)
 
     async def ListOrders(
         self, request: orders_pb2.ListOrdersRequest, context: Context
     ) -> orders_pb2.ListOrdersResponse:
         """A page of orders, newest first."""
+        if not may_see(request.user_id, _somebody(context), "staff", "admin"):
+            raise PermissionDenied("these are not your orders", reason="ROLE_MISSING")
         if request.status and request.status not in BY_NUMBER:
             raise InvalidArgument.field("status", f"{request.status} is not a status")
-        status = BY_NUMBER.get(request.status)
+        size = paging.size(request.page_size)
         selected = f"orders user={request.user_id} status={request.status}"
         position = paging.decode(request.page_token, selected, int)
         before = int(position[0]) if position is not None else None
-        size = paging.size(request.page_size)
+        status = BY_NUMBER.get(request.status)
         found, onward, total = await self._desk.read(store.page, request.user_id, status, before, size)
         return orders_pb2.ListOrdersResponse(
             orders=[to_message(order) for order in found],
@@ -99,39 +119,59 @@ class OrdersServicer(orders_pb2_grpc.OrdersServiceServicer):
 
     async def ApplyOutcome(self, request: orders_pb2.ApplyOutcomeRequest, context: Context) -> Empty:
         """Apply what became of a step that the MOM had kept."""
-        order_id = await self._desk.write(saga.apply, request.outcome, self._now())
+        order_id = await self._write(saga.apply, request.outcome, _trace(context), self._now())
         if order_id is None:
             self.log.warn("an outcome came for {message_id}, which no saga sent", message_id=request.outcome.message_id)
         else:
-            self._wake()
-            self._news.tell(order_id, False)
+            self._news.tell(order_id)
         return Empty()
+
+    def _write_once(
+        self, context: Context, now: int, work: Callable[[Connection], Order]
+    ) -> Deferred[orders_pb2.Order]:
+        """The order as `work` left it; for a message that comes again, as it left it the first time."""
+        return self._write(
+            inbox.once, context.call, orders_pb2.Order, now, lambda connection: to_message(work(connection))
+        )
+
+    def _write(self, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        """Commit, then wake the relay, whether or not the caller still waits for that."""
+
+        def committed(result: Any) -> Any:
+            self._wake()
+            return result
+
+        return shield(self._desk.write(work, *args).addCallback(committed))
 
     async def _after_the_saga(self, order_id: str, context: Context) -> orders_pb2.Order:
         remaining = context.time_remaining()
         patience = self._patience if remaining is None else min(self._patience, remaining - MARGIN)
         with self._news.listen(order_id, patience) as listener:
-            self._wake()
-            while await self._desk.read(saga.open_steps, order_id):
-                kept: Any = await listener.next()
-                if kept is not False:
-                    break
-        order = await self._desk.read(store.load, order_id)
-        assert order is not None  # orders are never deleted
+            order, under_way = await self._desk.read(_stand, order_id)
+            while under_way and await listener.next():
+                order, under_way = await self._desk.read(_stand, order_id)
         return to_message(order)
 
 
-def _place(connection: Connection, call: Call, order: Order, principal: policy_pb2.Principal) -> orders_pb2.Order:
-    def work(connection: Connection) -> orders_pb2.Order:
-        return to_message(saga.place(connection, order, principal, order.created_at))
+def _stand(connection: Connection, order_id: str) -> tuple[Order, bool]:
+    """The order, and whether an answer to one of its messages may be expected soon: not once the MOM has it."""
+    order = store.load(connection, order_id)
+    assert order is not None  # orders are never deleted
+    return order, outbox.trying(connection, order_id, HOPEFUL)
 
-    return inbox.once(connection, call, orders_pb2.Order, order.created_at, work)
+
+def _somebody(context: Context) -> policy_pb2.Principal:
+    if context.principal is None or not context.principal.subject:
+        raise Unauthenticated("orders need somebody who asks", reason="TOKEN_MISSING")
+    return context.principal
 
 
-def _cancel(
-    connection: Connection, call: Call, order_id: str, principal: policy_pb2.Principal | None, now: int
-) -> orders_pb2.Order:
-    def work(connection: Connection) -> orders_pb2.Order:
-        return to_message(saga.cancel(connection, order_id, principal, now))
+def _order_id(order_id: str) -> str:
+    if not order_id:
+        raise InvalidArgument.field("order_id", "must not be empty")
+    return order_id
 
-    return inbox.once(connection, call, orders_pb2.Order, now, work)
+
+def _trace(context: Context) -> Trace:
+    traceparent = context.metadata.get(metadata.TRACEPARENT, "")
+    return Trace(context.request_id[:128], traceparent[:255] if isinstance(traceparent, str) else "")

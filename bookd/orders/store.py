@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from google.type.money_pb2 import Money
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, bindparam, func, select
 
+from bookd.errors import Aborted
 from bookd.orders.rules import Item, Order, Status
 from bookd.orders.schema import order_items, orders
 
@@ -26,14 +27,21 @@ def add(connection: Connection, order: Order) -> None:
     )
 
 
-def save(connection: Connection, order: Order) -> None:
-    """Store the changes of an order that is there."""
-    connection.execute(orders.update().where(orders.c.order_id == order.order_id).values(**_changing(order)))
-    for position, item in enumerate(order.items):
+def save(connection: Connection, before: Order, after: Order) -> None:
+    """Store the changes of an order. Raises `Aborted` when somebody else changed it since `before` was loaded."""
+    changed = connection.execute(
+        orders.update()
+        .where(orders.c.order_id == before.order_id, orders.c.version == before.version)
+        .values(**_changing(after))
+    )
+    if changed.rowcount != 1:
+        raise Aborted(f"order {before.order_id} was changed meanwhile", reason="ORDER_CHANGED")
+    if after.items is not before.items:
         connection.execute(
-            order_items.update()
-            .where(order_items.c.order_id == order.order_id, order_items.c.position == position)
-            .values(**_line(item))
+            order_items.update().where(
+                order_items.c.order_id == before.order_id, order_items.c.position == bindparam("place")
+            ),
+            [{"place": position, **_line(item)} for position, item in enumerate(after.items)],
         )
 
 

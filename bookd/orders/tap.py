@@ -52,7 +52,7 @@ def makeService(options: daemon.Options) -> IService:
         daemon.fail(NAME, error)
     desk = Desk(running, engine)
     news = News(running)
-    relay = Relay(running, desk, channel, now=now, apply=saga.apply, told=news.tell)
+    relay = Relay(running, desk, channel, now=now, apply=saga.apply_sent, told=news.tell)
     servicer: Any = OrdersServicer(
         desk, news=news, wake=relay.wake, now=now, new_id=lambda: str(uuid7()), patience=table.patience
     )

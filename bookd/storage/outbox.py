@@ -1,10 +1,11 @@
 """Messages that a service has to send, written in the transaction that caused them.
 
 So a message exists if and only if its cause was committed. A relay (`bookd.bridge.relay`) sends what is here until the
-MOM has it, under the message id that stands here: sending twice is harmless. What was answered, or kept by the MOM, is
-removed in the transaction that applies the answer.
+MOM has it, under the message id that stands here: sending twice is harmless. What was answered is removed in the
+transaction that applies the answer; what the MOM has kept is removed too, as its outcome comes by the reply method.
 
-Messages of one lane are sent in the order they were put; lanes are independent.
+Messages of one lane are sent in the order they were put, the next one once the one before is removed; a message that is
+postponed holds up its lane. Lanes are independent.
 """
 
 from attrs import frozen
@@ -14,6 +15,7 @@ from sqlalchemy import (
     Column,
     Connection,
     Identity,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -24,7 +26,18 @@ from sqlalchemy import (
     select,
 )
 
+# Longest error text that is kept with a message.
+LONGEST_ERROR = 1000
+
 _metadata = MetaData()
+
+
+@frozen
+class Trace:
+    """Where a message comes from, for logs and traces: the client's request id and the W3C traceparent, or empty."""
+
+    request_id: str = ""
+    traceparent: str = ""
 
 
 @frozen
@@ -37,13 +50,13 @@ class Message:
     request: bytes
     principal: bytes = b""
     reply_to: str = ""
+    trace: Trace = Trace()
 
 
 @frozen
 class Row:
-    """A message in the outbox, with its place and its past."""
+    """A message in the outbox, and how often it was sent without an answer."""
 
-    seq: int
     message: Message
     attempts: int
 
@@ -58,7 +71,7 @@ def define(metadata: MetaData) -> Table:
             BigInteger().with_variant(Integer, "sqlite"),
             Identity(),
             primary_key=True,
-            comment="order in which the messages were put",
+            comment="order in which the messages were put; never used again",
         ),
         Column("message_id", String(36), nullable=False, unique=True, comment="UUID of the message"),
         Column("lane", String(255), nullable=False, comment="messages of one lane are sent in order"),
@@ -66,12 +79,17 @@ def define(metadata: MetaData) -> Table:
         Column("request", LargeBinary, nullable=False, comment="serialized request message"),
         Column("principal", LargeBinary, nullable=False, comment="serialized principal; empty for none"),
         Column("reply_to", String(255), nullable=False, comment="method path that takes the outcome; empty for none"),
-        Column("attempts", Integer, nullable=False, server_default="0", comment="times it was sent without an answer"),
+        Column("request_id", String(128), nullable=False, comment="id of the client's request; empty for none"),
+        Column("traceparent", String(255), nullable=False, comment="W3C trace context; empty for none"),
+        Column("attempts", Integer, nullable=False, comment="times it was sent without an answer"),
         Column("ready_at", BigInteger, nullable=False, comment="not sent before; microseconds since the epoch, UTC"),
-        Column("last_error", Text, nullable=False, server_default="", comment="what the last attempt failed with"),
-        Column("created_at", BigInteger, nullable=False, comment="microseconds since the epoch, UTC"),
+        Column("last_error", Text, nullable=False, comment="what the last attempt failed with; empty for none"),
+        Column("created_at", BigInteger, nullable=False, comment="when it was put; microseconds since the epoch, UTC"),
         CheckConstraint("length(message_id) = 36", name="outbox_message_id"),
+        CheckConstraint("length(lane) >= 1", name="outbox_lane"),
         CheckConstraint("attempts >= 0", name="outbox_attempts"),
+        Index("outbox_by_lane", "lane", "seq"),
+        Index("outbox_by_time", "ready_at", "seq"),
         sqlite_autoincrement=True,
         comment="messages to send",
     )
@@ -80,10 +98,10 @@ def define(metadata: MetaData) -> Table:
 _outbox = define(_metadata)
 
 
-def put(connection: Connection, message: Message, now: int) -> None:
-    """Add a message. Putting the id of one that is still there changes nothing."""
-    known = connection.execute(select(_outbox.c.seq).where(_outbox.c.message_id == message.message_id)).first()
-    if known is None:
+def put(connection: Connection, message: Message, now: int, not_before: int | None = None) -> None:
+    """Add a message, to be sent from `not_before` on if that is given. Putting the id of one that is still there changes
+    nothing."""
+    if connection.execute(select(_outbox.c.seq).where(_outbox.c.message_id == message.message_id)).first() is None:
         connection.execute(
             _outbox.insert().values(
                 message_id=message.message_id,
@@ -92,33 +110,57 @@ def put(connection: Connection, message: Message, now: int) -> None:
                 request=message.request,
                 principal=message.principal,
                 reply_to=message.reply_to,
-                ready_at=now,
+                request_id=message.trace.request_id,
+                traceparent=message.trace.traceparent,
+                attempts=0,
+                ready_at=now if not_before is None else not_before,
+                last_error="",
                 created_at=now,
             )
         )
 
 
 def due(connection: Connection, now: int, limit: int) -> list[Row]:
-    """The first message of each lane, where it is ready; oldest first, `limit` at most."""
-    heads = select(func.min(_outbox.c.seq)).group_by(_outbox.c.lane)
+    """The first message of each lane, where it is ready: those that waited longest, `limit` at most."""
+    earlier = _outbox.alias("earlier")
+    in_front = select(earlier.c.seq).where(earlier.c.lane == _outbox.c.lane, earlier.c.seq < _outbox.c.seq)
     rows = connection.execute(
-        select(_outbox).where(_outbox.c.seq.in_(heads), _outbox.c.ready_at <= now).order_by(_outbox.c.seq).limit(limit)
+        select(_outbox)
+        .where(_outbox.c.ready_at <= now, ~in_front.exists())
+        .order_by(_outbox.c.ready_at, _outbox.c.seq)
+        .limit(limit)
     )
     return [
         Row(
-            seq=row.seq,
-            message=Message(row.message_id, row.lane, row.method, row.request, row.principal, row.reply_to),
-            attempts=row.attempts,
+            Message(
+                row.message_id,
+                row.lane,
+                row.method,
+                row.request,
+                row.principal,
+                row.reply_to,
+                Trace(row.request_id, row.traceparent),
+            ),
+            row.attempts,
         )
         for row in rows
     ]
 
 
-def next_ready(connection: Connection, after: int) -> int | None:
-    """When the next message that is not ready at `after` will be, in microseconds; None when there is none."""
-    waiting = select(func.min(_outbox.c.ready_at)).where(_outbox.c.ready_at > after)
-    ready: int | None = connection.execute(waiting).scalar()
+def next_ready(connection: Connection, now: int) -> int | None:
+    """When the next message that is not ready now will be, in microseconds; None when there is none."""
+    ready: int | None = connection.execute(
+        select(func.min(_outbox.c.ready_at)).where(_outbox.c.ready_at > now)
+    ).scalar_one()
     return ready
+
+
+def trying(connection: Connection, lane: str, attempts: int) -> bool:
+    """Whether the lane holds a message, and its first one was sent less than `attempts` times without an answer."""
+    tried = connection.execute(
+        select(_outbox.c.attempts).where(_outbox.c.lane == lane).order_by(_outbox.c.seq).limit(1)
+    ).scalar()
+    return tried is not None and tried < attempts
 
 
 def remove(connection: Connection, message_id: str) -> bool:
@@ -127,9 +169,9 @@ def remove(connection: Connection, message_id: str) -> bool:
 
 
 def postpone(connection: Connection, message_id: str, ready_at: int, error: str) -> None:
-    """Send a message again, not before `ready_at`."""
+    """Count an attempt that `error` ended; the message is sent again, not before `ready_at`."""
     connection.execute(
         _outbox.update()
         .where(_outbox.c.message_id == message_id)
-        .values(attempts=_outbox.c.attempts + 1, ready_at=ready_at, last_error=error[:1000])
+        .values(attempts=_outbox.c.attempts + 1, ready_at=ready_at, last_error=error[:LONGEST_ERROR])
     )

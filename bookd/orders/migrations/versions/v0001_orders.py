@@ -44,6 +44,7 @@ def upgrade() -> None:
             name="orders_total",
         ),
         sa.CheckConstraint("status <> 'CONFIRMED' OR total_units IS NOT NULL", name="orders_confirmed"),
+        sa.CheckConstraint("status NOT IN ('PENDING', 'REJECTED') OR total_units IS NULL", name="orders_undecided"),
         sa.CheckConstraint("status <> 'CONFIRMED' OR shipping_address <> ''", name="orders_address"),
         sa.CheckConstraint("version >= 1", name="orders_version"),
         sqlite_autoincrement=True,
@@ -105,7 +106,7 @@ def upgrade() -> None:
             sa.BigInteger().with_variant(sa.Integer, "sqlite"),
             sa.Identity(),
             primary_key=True,
-            comment="order in which the messages were put",
+            comment="order in which the messages were put; never used again",
         ),
         sa.Column("message_id", sa.String(36), nullable=False, unique=True, comment="UUID of the message"),
         sa.Column("lane", sa.String(255), nullable=False, comment="messages of one lane are sent in order"),
@@ -115,18 +116,21 @@ def upgrade() -> None:
         sa.Column(
             "reply_to", sa.String(255), nullable=False, comment="method path that takes the outcome; empty for none"
         ),
-        sa.Column(
-            "attempts", sa.Integer, nullable=False, server_default="0", comment="times it was sent without an answer"
-        ),
+        sa.Column("request_id", sa.String(128), nullable=False, comment="id of the client's request; empty for none"),
+        sa.Column("traceparent", sa.String(255), nullable=False, comment="W3C trace context; empty for none"),
+        sa.Column("attempts", sa.Integer, nullable=False, comment="times it was sent without an answer"),
         sa.Column(
             "ready_at", sa.BigInteger, nullable=False, comment="not sent before; microseconds since the epoch, UTC"
         ),
+        sa.Column("last_error", sa.Text, nullable=False, comment="what the last attempt failed with; empty for none"),
         sa.Column(
-            "last_error", sa.Text, nullable=False, server_default="", comment="what the last attempt failed with"
+            "created_at", sa.BigInteger, nullable=False, comment="when it was put; microseconds since the epoch, UTC"
         ),
-        sa.Column("created_at", sa.BigInteger, nullable=False, comment="microseconds since the epoch, UTC"),
         sa.CheckConstraint("length(message_id) = 36", name="outbox_message_id"),
+        sa.CheckConstraint("length(lane) >= 1", name="outbox_lane"),
         sa.CheckConstraint("attempts >= 0", name="outbox_attempts"),
         sqlite_autoincrement=True,
         comment="messages to send",
     )
+    op.create_index("outbox_by_lane", "outbox", ["lane", "seq"])
+    op.create_index("outbox_by_time", "outbox", ["ready_at", "seq"])
