@@ -1,0 +1,231 @@
+"""The proxy: every method of the services behind the MOM, bytes in, bytes out.
+
+A deferrable call that bears a message id goes through these steps, one call of a lane at a time:
+
+1. its id is known: it is answered from the store;
+2. its lane holds messages, its destination is down, or the caller wants no waiting: it is kept;
+3. otherwise it is forwarded. OK and errors that decide go straight back, and nothing is written;
+4. if the destination is not there, or time runs out (so that nobody knows whether it took effect), it is kept.
+
+The turn in the lane ends once the keeping is under way, not once it is on disk: the desk writes in the order it is asked,
+so the calls behind are kept in order too, and their messages share an fsync. Nobody is told before the message is on disk.
+A caller that goes away does not undo the keeping.
+
+All other calls are forwarded, and fail at once while their destination is down.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from attrs import frozen
+from google.protobuf.message import DecodeError, Message
+from twisted.internet.defer import CancelledError, Deferred
+
+from bookd.bridge.context import Context
+from bookd.bridge.crossing import shield
+from bookd.bridge.server import RawMethod
+from bookd.contract import metadata
+from bookd.contract.call import fingerprint
+from bookd.contract.descriptors import Contract, Method
+from bookd.contract.policy import authorize
+from bookd.errors import BookdError, InvalidArgument
+from bookd.mom import operations
+from bookd.mom.destination import Destination
+from bookd.mom.lanes import Lanes
+from bookd.mom.machine import WORTH_KEEPING, Policy
+from bookd.mom.replies import lane_of, require_taker
+from bookd.mom.spool import Spool
+from bookd.mom.store import Draft, Kept
+
+# Seconds of a caller's deadline that are set aside for keeping its call; at most half of what there is.
+SET_ASIDE = 0.3
+
+
+@frozen
+class _Forward:
+    """The call may be forwarded."""
+
+
+@frozen
+class _Keep:
+    """The call must be kept."""
+
+
+class Router:
+    """Finds the destination of each method, and carries its calls there. `patience` is how long, in seconds, a
+    deferrable call without a deadline is forwarded before it is kept."""
+
+    def __init__(
+        self,
+        clock: Any,
+        contract: Contract,
+        destinations: Mapping[str, Destination],
+        spool: Spool,
+        lanes: Lanes,
+        policy: Policy,
+        *,
+        patience: float,
+    ) -> None:
+        self._clock = clock
+        self._contract = contract
+        self._destinations = destinations
+        self._spool = spool
+        self._lanes = lanes
+        self._policy = policy
+        self._patience = patience
+
+    def lookup(self, path: str) -> RawMethod | None:
+        """The raw method that serves `path`; None when it belongs to no destination."""
+        method = self._contract.methods.get(path)
+        if method is None or method.service not in self._destinations:
+            return None
+        destination = self._destinations[method.service]
+
+        def once(request: Any, context: Context) -> Any:
+            if method.delivery.deferrable and context.message_id is not None and isinstance(request, bytes):
+                return self._deferrable(method, destination, request, context)
+            return self._forwarded(method, destination, request, context)
+
+        def stream(request: Any, context: Context) -> Any:
+            return self._streamed(method, destination, request, context)
+
+        return RawMethod(method.client_streaming, method.server_streaming, stream if method.server_streaming else once)
+
+    # Calls that are forwarded or fail.
+
+    async def _forwarded(self, method: Method, destination: Destination, request: Any, context: Context) -> bytes:
+        if not await destination.answers():
+            raise destination.breaker.refusal()
+        return await destination.call(method.path, request, context.time_remaining(), carried(context))
+
+    async def _streamed(
+        self, method: Method, destination: Destination, request: Any, context: Context
+    ) -> AsyncIterator[bytes]:
+        if not await destination.answers():
+            raise destination.breaker.refusal()
+        responses = destination.stream(method.path, request, context.time_remaining(), carried(context))
+        try:
+            async for response in responses:
+                yield response
+        finally:
+            await responses.aclose()  # type: ignore[attr-defined]
+
+    # Calls that must not be lost.
+
+    async def _deferrable(self, method: Method, destination: Destination, request: bytes, context: Context) -> bytes:
+        draft = self._draft(method, request, context)
+        remaining = context.time_remaining()
+        until = self._clock.seconds() + (self._patience if remaining is None else max(remaining, 0.0))
+        lane = (draft.destination, draft.lane)
+        if not await self._turn(lane, until):
+            # Those in front of it take too long. It is kept while one of them is under way, which nobody is told of yet.
+            return await self._kept(self._spool.keep(draft))
+        try:
+            keeping = await self._forward_or_keep(draft, destination, until, context)
+        finally:
+            if self._lanes.leave(lane):
+                self._spool.arrived(draft.destination)
+        return keeping if isinstance(keeping, bytes) else await self._kept(keeping)
+
+    async def _forward_or_keep(
+        self, draft: Draft, destination: Destination, until: float, context: Context
+    ) -> bytes | Deferred[Kept]:
+        decision = await self._decide(draft, destination, until, context)
+        if isinstance(decision, Kept):
+            return operations.answer(self._contract, decision)
+        if isinstance(decision, _Forward):
+            lane = (draft.destination, draft.lane)
+            self._lanes.forward(lane)
+            try:
+                return await destination.call(draft.method, draft.request, self._share(until), carried(context))
+            except BookdError as error:
+                if error.code not in WORTH_KEEPING:
+                    raise
+        return self._spool.keep(draft)
+
+    async def _decide(
+        self, draft: Draft, destination: Destination, until: float, context: Context
+    ) -> Kept | _Forward | _Keep:
+        # The store looks for the id itself when it keeps. It is asked before only if that may save keeping.
+        if self._spool.keeping((draft.destination, draft.lane)) or context.metadata.get(metadata.RESPOND_ASYNC):
+            return _Keep()
+        answers = Deferred.fromCoroutine(destination.answers()).addTimeout(
+            self._share(until), self._clock, onTimeoutCancel=lambda *_: False
+        )
+        if not await answers:
+            return _Keep()
+        known, lane_is_busy = await self._spool.look(draft)
+        if known is not None:
+            return known
+        return _Keep() if lane_is_busy else _Forward()
+
+    async def _turn(self, lane: tuple[str, str], until: float) -> bool:
+        """Wait for the turn in a lane; False if that takes too long."""
+        place = self._lanes.enter(lane)
+        if not place.called:
+            timed_out: list[bool] = []
+            timer = self._clock.callLater(self._share(until), lambda: (timed_out.append(True), place.cancel()))
+            try:
+                await place
+            except CancelledError:
+                if timed_out:
+                    return False
+                raise
+            finally:
+                if timer.active():
+                    timer.cancel()
+        return True
+
+    async def _kept(self, keeping: Deferred[Kept]) -> bytes:
+        return operations.answer(self._contract, await shield(keeping))
+
+    def _share(self, until: float) -> float:
+        """How many of the seconds left may be spent before the call has to be kept."""
+        left = max(until - self._clock.seconds(), 0.0)
+        return max(left - SET_ASIDE, left / 2)
+
+    def _draft(self, method: Method, request: bytes, context: Context) -> Draft:
+        assert context.message_id is not None
+        parsed = _parse(method, request)
+        authorize(method, context.principal, parsed)
+        principal = context.principal
+        reply_to = context.metadata.get(metadata.REPLY_TO)
+        if reply_to is not None:
+            require_taker(self._contract, str(reply_to))
+        return Draft(
+            message_id=context.message_id,
+            destination=method.service,
+            lane=lane_of(method, principal, parsed, context.message_id),
+            method=method.path,
+            request=request,
+            fingerprint=fingerprint(method.path, parsed),
+            principal=b"" if principal is None else principal.SerializeToString(deterministic=True),
+            subject="" if principal is None else principal.subject,
+            metadata={
+                key: str(context.metadata[key])
+                for key in (metadata.REQUEST_ID, metadata.TRACEPARENT)
+                if key in context.metadata
+            },
+            reply_to=None if reply_to is None else str(reply_to),
+            expire_at=self._spool.now() + self._policy.of(method.delivery).expire_after,
+        )
+
+
+def _parse(method: Method, request: bytes) -> Message:
+    try:
+        return method.request.FromString(request)
+    except DecodeError:
+        raise InvalidArgument(f"the request is no {method.request.DESCRIPTOR.full_name}") from None
+
+
+def carried(context: Context) -> list[tuple[str, str | bytes]]:
+    """The metadata of a call that goes on with it. The principal is what the caller was believed to speak for."""
+    values: list[tuple[str, str | bytes]] = []
+    if context.message_id is not None:
+        values.append((metadata.MESSAGE_ID, context.message_id))
+    if context.principal is not None:
+        values.append((metadata.PRINCIPAL, context.principal.SerializeToString()))
+    values += [
+        (key, context.metadata[key]) for key in (metadata.REQUEST_ID, metadata.TRACEPARENT) if key in context.metadata
+    ]
+    return values

@@ -1,0 +1,95 @@
+"""The tables of the MOM's database.
+
+`messages` holds every kept message. `lanes` holds one row for each lane that has something to deliver: its first message
+and when that may be tried. So "may this call overtake nobody?" is a lookup by key, and "what can be delivered now?" reads
+one row for each lane that is ready, in the order of an index, however many messages wait behind.
+"""
+
+from typing import Final
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    text,
+)
+
+# SQLite gives out row numbers to a column of exactly this type.
+_SEQUENCE: Final = BigInteger().with_variant(Integer(), "sqlite")
+_QUEUED: Final = text("state = 1")
+_FINISHED: Final = text("finished_at IS NOT NULL")
+
+metadata = MetaData()
+
+messages = Table(
+    "messages",
+    metadata,
+    Column("seq", _SEQUENCE, Identity(), primary_key=True, comment="order of acceptance; never used again"),
+    Column("message_id", String(36), nullable=False, unique=True, comment="UUID that names the intent"),
+    Column("destination", String(255), nullable=False, comment="full proto name of the service it goes to"),
+    Column("lane", String(255), nullable=False, comment="ordering key; the message's own id when it has none"),
+    Column("method", String(255), nullable=False, comment="/package.Service/Method"),
+    Column("request", LargeBinary, nullable=False, comment="serialized request message"),
+    Column("fingerprint", LargeBinary(32), nullable=False, comment="SHA-256 over method and request"),
+    Column("principal", LargeBinary, nullable=False, comment="serialized bookd.policy.v1.Principal; empty: nobody"),
+    Column("subject", String(255), nullable=False, comment="the principal's subject, who owns the operation, or empty"),
+    Column("metadata", JSON, nullable=False, comment="further call metadata: request id, trace context"),
+    Column("reply_to", String(255), comment="method path that gets the outcome"),
+    Column("state", Integer, nullable=False, comment="bookd.mom.machine.MessageState"),
+    Column("attempts", Integer, nullable=False, comment="deliveries that were answered without a decision"),
+    Column("refusals", Integer, nullable=False, comment="deliveries since the last attempt that could not be taken"),
+    Column("ready_at", BigInteger, nullable=False, comment="not before; microseconds since the epoch, UTC"),
+    Column("expire_at", BigInteger, nullable=False, comment="given up then; microseconds"),
+    Column("last_error", Text, nullable=False, comment="what the last delivery failed with; empty: nothing"),
+    Column("created_at", BigInteger, nullable=False, comment="when it was kept; microseconds"),
+    Column("updated_at", BigInteger, nullable=False, comment="when anything above last changed; microseconds"),
+    Column("finished_at", BigInteger, comment="when it left the queue; microseconds"),
+    Column("status_code", Integer, comment="google.rpc.Code of the outcome; 0: success"),
+    Column("status", LargeBinary, comment="serialized google.rpc.Status of an outcome that is no success"),
+    Column("response", LargeBinary, comment="serialized response message of a success"),
+    CheckConstraint("state BETWEEN 1 AND 5", name="messages_state"),
+    CheckConstraint("length(message_id) = 36", name="messages_message_id"),
+    CheckConstraint("length(fingerprint) = 32", name="messages_fingerprint"),
+    CheckConstraint("attempts >= 0 AND refusals >= 0", name="messages_counts"),
+    CheckConstraint("(state = 1) = (finished_at IS NULL)", name="messages_finished"),
+    CheckConstraint("(state = 1) = (status_code IS NULL)", name="messages_outcome"),
+    CheckConstraint("(state = 2) = (response IS NOT NULL)", name="messages_response"),
+    CheckConstraint("(state IN (3, 4, 5)) = (status IS NOT NULL)", name="messages_status"),
+    Index("messages_queued", "destination", "lane", "seq", sqlite_where=_QUEUED, postgresql_where=_QUEUED),
+    Index("messages_expiring", "expire_at", sqlite_where=_QUEUED, postgresql_where=_QUEUED),
+    Index("messages_finished_at", "finished_at", sqlite_where=_FINISHED, postgresql_where=_FINISHED),
+    Index("messages_by_state", "state", "seq"),
+    Index("messages_by_subject", "subject", "seq"),
+    sqlite_autoincrement=True,
+    comment="calls that were kept",
+)
+
+lanes = Table(
+    "lanes",
+    metadata,
+    Column("destination", String(255), primary_key=True, comment="full proto name of the service"),
+    Column("lane", String(255), primary_key=True, comment="ordering key"),
+    Column(
+        "head_seq",
+        _SEQUENCE,
+        ForeignKey("messages.seq"),
+        nullable=False,
+        unique=True,
+        comment="its first message",
+    ),
+    Column("ready_at", BigInteger, nullable=False, comment="ready_at of that message; microseconds"),
+    Column("blocked", Boolean, nullable=False, comment="its first message is a dead letter that must not be passed"),
+    Index("lanes_ready", "destination", "blocked", "ready_at", "head_seq"),
+    comment="lanes that have something to deliver",
+)

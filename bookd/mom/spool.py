@@ -1,0 +1,189 @@
+"""The store, together with what is known of its messages in memory only.
+
+All writes pass here, so that whoever waits for something hears of it once it is committed: couriers of new messages,
+waiters of finished ones. Memory holds what is under way (deliveries, writes, waiting clients), never what is queued.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from bookd.mom import store
+from bookd.mom.lanes import Lane
+from bookd.mom.machine import Event
+from bookd.mom.store import Draft, Kept, Outcome, Place
+
+
+class Desk(Protocol):
+    """Where units of work run: `bookd.bridge.desk.Desk`, or its fake."""
+
+    def write(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Deferred[Any]:
+        """Run `work(connection, …)`; fires once it is committed."""
+
+    def read(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Deferred[Any]:
+        """Run `work(connection, …)`, which changes nothing."""
+
+
+class Spool:
+    """The kept messages. `now` answers microseconds since the epoch."""
+
+    def __init__(self, desk: Desk, now: Callable[[], int]) -> None:
+        self.desk = desk
+        self.now = now
+        # Messages that are being delivered; whoever delivers one notes it here.
+        self.in_flight: set[int] = set()
+        # How many messages were on disk at the start, None until that is known, and by how many there are more now. Never
+        # too low: what is being written counts, what is being removed counts still.
+        self._loaded: int | None = None
+        self._more = 0
+        self._keeping: Counter[Lane] = Counter()
+        self._waiters: dict[str, list[Deferred[None]]] = {}
+        self._arrivals: dict[str, Callable[[], Any]] = {}
+        self._withdrawing: set[int] = set()
+        self._withdrawn: set[int] = set()
+        self._scans = 0
+
+    def on_arrival(self, destination: str, tell: Callable[[], Any]) -> None:
+        """Call `tell` whenever there may be something new to deliver to `destination`."""
+        self._arrivals[destination] = tell
+
+    def arrived(self, destination: str) -> None:
+        """There may be something to deliver to `destination`."""
+        tell = self._arrivals.get(destination)
+        if tell is not None:
+            tell()
+
+    async def load(self) -> None:
+        """Count what is stored, before anything is kept. Until that is done every call looks into the store."""
+        self._loaded = await self.desk.read(store.count)
+
+    # Keeping.
+
+    def keeping(self, lane: Lane) -> bool:
+        """Whether a message of the lane is being written."""
+        return lane in self._keeping
+
+    def keep(self, draft: Draft) -> Deferred[Kept]:
+        """Put a message at the end of its lane, or find the one that has its id; fires once that is on disk."""
+        lane = (draft.destination, draft.lane)
+        self._keeping[lane] += 1
+        self._more += 1
+
+        def written(result: Any) -> Any:
+            self._keeping[lane] -= 1
+            if not self._keeping[lane]:
+                del self._keeping[lane]
+            if isinstance(result, Failure):
+                self._more -= 1
+                return result
+            kept, is_new = result
+            if is_new:
+                self.arrived(draft.destination)
+            else:
+                self._more -= 1
+            return kept
+
+        return self.desk.write(store.keep, draft, self.now()).addBoth(written)
+
+    async def look(self, draft: Draft) -> tuple[Kept | None, bool]:
+        """The message with the draft's id, if there is one, and whether anything of its lane is queued.
+
+        Asks the store only if it holds anything. Raises as `store.require_same` does.
+        """
+        if self._loaded is not None and self._loaded + self._more == 0:
+            return None, False
+        known, busy = await self.desk.read(store.look, draft.message_id, draft.destination, draft.lane)
+        if known is not None:
+            store.require_same(known, draft.fingerprint, draft.subject)
+        return known, busy
+
+    def find(self, message_id: str) -> Deferred[Kept | None]:
+        """The message with this id."""
+        return self.desk.read(store.find, message_id)
+
+    # Delivering.
+
+    async def ready(self, destination: str, limit: int, excluded: frozenset[str]) -> store.Ready:
+        """What `store.ready` answers, without messages that are being withdrawn."""
+        self._scans += 1
+        try:
+            found: store.Ready = await self.desk.read(store.ready, destination, self.now(), limit, excluded)
+            # What this scan found may have been withdrawn after it looked.
+            return store.Ready([kept for kept in found.messages if not self.is_withdrawn(kept.seq)], found.next_at)
+        finally:
+            self._scans -= 1
+            if not self._scans:
+                self._withdrawn.clear()
+
+    def is_withdrawn(self, seq: int) -> bool:
+        """Whether a message is being taken out of the queue, so that it must not be delivered."""
+        return seq in self._withdrawing or seq in self._withdrawn
+
+    async def finish(
+        self, place: Place | Kept, outcome: Outcome, *, block_lane: bool = False, reply: Draft | None = None
+    ) -> Kept | None:
+        """Take a message out of the queue; answers the next one of its lane, as `store.finish` does."""
+        if reply is not None:
+            self._more += 1
+        following: Kept | None = await self.desk.write(
+            store.finish, place.seq, outcome, self.now(), block_lane=block_lane, reply=reply
+        )
+        for waiter in self._waiters.pop(place.message_id, []):
+            waiter.callback(None)
+        if reply is not None:
+            self.arrived(reply.destination)
+        return following
+
+    async def postpone(self, kept: Kept, event: Event, ready_at: int, error: str) -> None:
+        """Leave a message in the queue until `ready_at`."""
+        await self.desk.write(store.postpone, kept.seq, event, ready_at, error, self.now())
+
+    async def withdraw(
+        self, place: Place | Kept, outcome: Outcome, reply: Draft | None = None, block: bool = False
+    ) -> bool:
+        """Take a message out of the queue that is not being delivered; False, and nothing done, if it is.
+
+        From the call of this method on it will not be. Raises `IllegalTransition` when it is not queued any more.
+        """
+        if place.seq in self.in_flight or place.seq in self._withdrawing:
+            return False
+        self._withdrawing.add(place.seq)
+        try:
+            await self.finish(place, outcome, block_lane=block, reply=reply)
+        finally:
+            self._withdrawing.discard(place.seq)
+            if self._scans:
+                self._withdrawn.add(place.seq)
+            self.arrived(place.destination)
+        return True
+
+    # Waiting and removing.
+
+    def finished(self, message_id: str) -> Deferred[None]:
+        """Fires when the message leaves the queue; cancellable. Look at it afterwards, not before."""
+
+        def give_up(waiter: Deferred[None]) -> None:
+            waiters = self._waiters.get(message_id, [])
+            if waiter in waiters:
+                waiters.remove(waiter)
+            if not waiters:
+                self._waiters.pop(message_id, None)
+
+        waiter: Deferred[None] = Deferred(give_up)
+        self._waiters.setdefault(message_id, []).append(waiter)
+        return waiter
+
+    async def forget(self, message_id: str) -> None:
+        """Remove a finished message. Raises as `store.forget` does."""
+        removed: Place = await self.desk.write(store.forget, message_id)
+        self._more -= 1
+        self.arrived(removed.destination)
+
+    async def purge(self, before: int, limit: int) -> int:
+        """Remove at most `limit` messages that finished before that time; answers how many."""
+        removed: int = await self.desk.write(store.purge, before, limit)
+        self._more -= removed
+        return removed

@@ -1,0 +1,372 @@
+"""What the MOM writes and reads, as plain functions of a connection. The desk decides where they run and commit.
+
+What each promises, it promises for the transaction it runs in: a message and the row of its lane change together, and so
+do the outcome of a message, the advance of its lane and the reply that goes out. Whatever is not legal for the state of a
+message raises before anything is written.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from attrs import asdict, field, frozen
+from sqlalchemy import Connection, Row, Select, delete, exists, func, insert, select, update
+
+from bookd.errors import Code, FailedPrecondition, InvalidArgument, NotFound
+from bookd.mom.machine import FINISHED, Event, MessageState, after
+from bookd.mom.schema import lanes, messages
+
+
+@frozen
+class Draft:
+    """A message that is to be kept. Times are in microseconds; `schema` explains the fields."""
+
+    message_id: str
+    destination: str
+    lane: str
+    method: str
+    request: bytes = field(repr=False)
+    fingerprint: bytes = field(repr=False)
+    principal: bytes = field(repr=False)
+    subject: str
+    metadata: Mapping[str, str]
+    reply_to: str | None
+    expire_at: int
+
+
+@frozen
+class Kept:
+    """A message that is on disk: a row of `messages`."""
+
+    seq: int
+    message_id: str
+    destination: str
+    lane: str
+    method: str
+    request: bytes = field(repr=False)
+    fingerprint: bytes = field(repr=False)
+    principal: bytes = field(repr=False)
+    subject: str
+    metadata: Mapping[str, str]
+    reply_to: str | None
+    state: MessageState = field(converter=MessageState)
+    attempts: int
+    refusals: int
+    ready_at: int
+    expire_at: int
+    last_error: str
+    created_at: int
+    updated_at: int
+    finished_at: int | None
+    status_code: int | None
+    status: bytes | None
+    response: bytes | None = field(repr=False)
+
+
+@frozen
+class Outcome:
+    """What became of a message: how it left the queue, and the response or the serialized google.rpc.Status."""
+
+    event: Event
+    code: Code
+    response: bytes | None = field(default=None, repr=False)
+    status: bytes | None = None
+    error: str = ""  # for a person
+
+
+@frozen
+class Place:
+    """Where a queued message stands, for whom does not need all of it."""
+
+    seq: int
+    message_id: str
+    destination: str
+    lane: str
+
+
+@frozen
+class Ready:
+    """Lane heads that may be delivered, and when the next of those that may not yet is ready (None: there is none)."""
+
+    messages: Sequence[Kept]
+    next_at: int | None
+
+
+@frozen
+class Depth:
+    """What waits for one destination."""
+
+    queued: int
+    lanes: int
+    dead: int
+    oldest: int | None  # microseconds
+
+
+_QUEUED = messages.c.state == MessageState.QUEUED
+
+
+def keep(connection: Connection, draft: Draft, now: int) -> tuple[Kept, bool]:
+    """Put a message at the end of its lane; or answer the one that is kept under this id already.
+
+    The flag says whether it is new. Raises `InvalidArgument`, reason IDEMPOTENCY_KEY_REUSED, when the id is known for
+    another request or from another subject.
+    """
+    known = find(connection, draft.message_id)
+    if known is not None:
+        return require_same(known, draft.fingerprint, draft.subject), False
+    values = asdict(draft) | {
+        "state": MessageState.QUEUED,
+        "attempts": 0,
+        "refusals": 0,
+        "ready_at": now,
+        "last_error": "",
+        "created_at": now,
+        "updated_at": now,
+    }
+    seq = connection.execute(insert(messages).values(values).returning(messages.c.seq)).scalar_one()
+    in_lane = exists().where(lanes.c.destination == draft.destination, lanes.c.lane == draft.lane)
+    if not connection.execute(select(in_lane)).scalar_one():
+        _open_lane(connection, draft.destination, draft.lane, seq, now)
+    return Kept(seq=seq, finished_at=None, status_code=None, status=None, response=None, **values), True
+
+
+def require_same(known: Kept, fingerprint: bytes, subject: str) -> Kept:
+    """`known`, if it is the same request of the same subject. Raises `InvalidArgument` otherwise."""
+    if known.fingerprint != fingerprint or known.subject != subject:
+        raise InvalidArgument(
+            "this message id was used for another request",
+            reason="IDEMPOTENCY_KEY_REUSED",
+            info={"message_id": known.message_id},
+        )
+    return known
+
+
+def find(connection: Connection, message_id: str) -> Kept | None:
+    """The message with this id."""
+    row = connection.execute(select(messages).where(messages.c.message_id == message_id)).one_or_none()
+    return None if row is None else _kept(row)
+
+
+def look(connection: Connection, message_id: str, destination: str, lane: str) -> tuple[Kept | None, bool]:
+    """What a call has to know before it may be forwarded: the message with its id, and whether its lane has any."""
+    in_lane = exists().where(lanes.c.destination == destination, lanes.c.lane == lane)
+    return find(connection, message_id), bool(connection.execute(select(in_lane)).scalar_one())
+
+
+def ready(connection: Connection, destination: str, now: int, limit: int, excluded: Collection[str] = ()) -> Ready:
+    """At most `limit` heads of lanes that are ready, the longest ready first, but none of the lanes `excluded`."""
+    waiting = (
+        select(lanes.c.lane, lanes.c.head_seq, lanes.c.ready_at)
+        .where(lanes.c.destination == destination, lanes.c.blocked.is_(False))
+        .order_by(lanes.c.ready_at, lanes.c.head_seq)
+        .limit(limit + len(excluded) + 1)
+    )
+    heads: list[int] = []
+    next_at: int | None = None
+    for row in connection.execute(waiting):
+        if row.lane in excluded:
+            continue
+        if row.ready_at > now:
+            next_at = row.ready_at
+            break
+        if len(heads) == limit:
+            break
+        heads.append(row.head_seq)
+    if not heads:
+        return Ready((), next_at)
+    found = connection.execute(
+        select(messages).where(messages.c.seq.in_(heads)).order_by(messages.c.ready_at, messages.c.seq)
+    )
+    return Ready([_kept(row) for row in found], next_at)
+
+
+def finish(
+    connection: Connection,
+    seq: int,
+    outcome: Outcome,
+    now: int,
+    *,
+    block_lane: bool = False,
+    reply: Draft | None = None,
+) -> Kept | None:
+    """Take a message out of the queue with its outcome, send the reply, and let its lane move on.
+
+    With `block_lane` the lane stays where it is. Answers the message that now heads the lane, if that one is ready.
+    Raises `IllegalTransition` when the message is not queued any more.
+    """
+    row = connection.execute(
+        select(messages.c.state, messages.c.attempts, messages.c.destination, messages.c.lane).where(
+            messages.c.seq == seq
+        )
+    ).one()
+    state = after(MessageState(row.state), outcome.event)
+    connection.execute(
+        update(messages)
+        .where(messages.c.seq == seq)
+        .values(
+            state=state,
+            last_error=outcome.error,
+            updated_at=now,
+            finished_at=now,
+            status_code=outcome.code,
+            status=outcome.status,
+            response=outcome.response,
+        )
+    )
+    if reply is not None:
+        keep(connection, reply, now)
+    if block_lane:
+        connection.execute(_lane_of(update(lanes), row).where(lanes.c.head_seq == seq).values(blocked=True))
+        return None
+    head = _settle(connection, row.destination, row.lane, seq)
+    if head is None or head.ready_at > now:
+        return None
+    return _kept(connection.execute(select(messages).where(messages.c.seq == head.seq)).one())
+
+
+def postpone(connection: Connection, seq: int, event: Event, ready_at: int, error: str, now: int) -> None:
+    """Leave a message in the queue until `ready_at`: after a failed attempt, or because it could not be taken.
+
+    Only a failed attempt counts as one. Raises `IllegalTransition` when the message is not queued any more.
+    """
+    row = connection.execute(
+        select(messages.c.state, messages.c.destination, messages.c.lane).where(messages.c.seq == seq)
+    ).one()
+    after(MessageState(row.state), event)
+    counts: dict[str, Any] = (
+        {"attempts": messages.c.attempts + 1, "refusals": 0}
+        if event is Event.FAILED
+        else {"refusals": messages.c.refusals + 1}
+    )
+    connection.execute(
+        update(messages)
+        .where(messages.c.seq == seq)
+        .values(ready_at=ready_at, last_error=error, updated_at=now, **counts)
+    )
+    connection.execute(_lane_of(update(lanes), row).where(lanes.c.head_seq == seq).values(ready_at=ready_at))
+
+
+def forget(connection: Connection, message_id: str) -> Place:
+    """Remove a finished message; answers where it stood. Raises `NotFound`, or `FailedPrecondition` while it is queued."""
+    known = find(connection, message_id)
+    if known is None:
+        raise NotFound(f"no operation {message_id}")
+    if known.state not in FINISHED:
+        raise FailedPrecondition("the operation is not done", reason="OPERATION_NOT_DONE")
+    _settle(connection, known.destination, known.lane, known.seq)
+    connection.execute(delete(messages).where(messages.c.seq == known.seq))
+    return Place(known.seq, known.message_id, known.destination, known.lane)
+
+
+def purge(connection: Connection, before: int, limit: int) -> int:
+    """Remove at most `limit` messages that finished before `before`, and say how many. Dead letters stay."""
+    old = (
+        select(messages.c.seq)
+        .where(messages.c.finished_at < before, messages.c.state != MessageState.DEAD)
+        .order_by(messages.c.finished_at)
+        .limit(limit)
+    )
+    seqs = connection.execute(old).scalars().all()
+    connection.execute(delete(messages).where(messages.c.seq.in_(seqs)))
+    return len(seqs)
+
+
+def expired(connection: Connection, now: int, limit: int) -> list[Place]:
+    """At most `limit` queued messages whose time is over, those first that are over longest."""
+    old = (
+        select(messages.c.seq, messages.c.message_id, messages.c.destination, messages.c.lane)
+        .where(_QUEUED, messages.c.expire_at <= now)
+        .order_by(messages.c.expire_at)
+        .limit(limit)
+    )
+    return [Place(**row._mapping) for row in connection.execute(old)]
+
+
+def page(
+    connection: Connection, subject: str | None, state: MessageState | None, before: int | None, limit: int
+) -> tuple[list[Kept], int]:
+    """At most `limit` messages of one subject, or of all when it is None, the newest first, with seqs below `before`;
+    and how many there are in all."""
+    found = _filtered(select(messages), subject, state).order_by(messages.c.seq.desc()).limit(limit)
+    if before is not None:
+        found = found.where(messages.c.seq < before)
+    return [_kept(row) for row in connection.execute(found)], count(connection, subject, state)
+
+
+def count(connection: Connection, subject: str | None = None, state: MessageState | None = None) -> int:
+    """How many messages there are, of one subject and in one state if these are given."""
+    counted = _filtered(select(func.count()).select_from(messages), subject, state)
+    return int(connection.execute(counted).scalar_one())
+
+
+def depths(connection: Connection) -> dict[str, Depth]:
+    """What waits, by destination; destinations for which nothing waits and nothing is dead are left out."""
+    queued: dict[str, tuple[int, int | None]] = {
+        row.destination: (row.waiting, row.oldest)
+        for row in connection.execute(
+            select(
+                messages.c.destination, func.count().label("waiting"), func.min(messages.c.created_at).label("oldest")
+            )
+            .where(_QUEUED)
+            .group_by(messages.c.destination)
+        )
+    }
+    in_lanes = _by_destination(connection, select(lanes.c.destination, func.count()).group_by(lanes.c.destination))
+    dead = _by_destination(
+        connection,
+        select(messages.c.destination, func.count())
+        .where(messages.c.state == MessageState.DEAD)
+        .group_by(messages.c.destination),
+    )
+    return {
+        name: Depth(
+            *queued.get(name, (0, None))[:1], in_lanes.get(name, 0), dead.get(name, 0), queued.get(name, (0, None))[1]
+        )
+        for name in sorted(queued.keys() | in_lanes.keys() | dead.keys())
+    }
+
+
+def _kept(row: Row[Any]) -> Kept:
+    return Kept(**row._mapping)
+
+
+def _by_destination(connection: Connection, counted: Select[Any]) -> dict[str, int]:
+    return {row[0]: row[1] for row in connection.execute(counted)}
+
+
+def _filtered(query: Select[Any], subject: str | None, state: MessageState | None) -> Select[Any]:
+    if subject is not None:
+        query = query.where(messages.c.subject == subject)
+    if state is not None:
+        query = query.where(messages.c.state == state)
+    return query
+
+
+def _lane_of(statement: Any, row: Any) -> Any:
+    return statement.where(lanes.c.destination == row.destination, lanes.c.lane == row.lane)
+
+
+def _open_lane(connection: Connection, destination: str, lane: str, head_seq: int, ready_at: int) -> None:
+    connection.execute(
+        insert(lanes).values(destination=destination, lane=lane, head_seq=head_seq, ready_at=ready_at, blocked=False)
+    )
+
+
+def _settle(connection: Connection, destination: str, lane: str, left: int) -> Any:
+    """Let a lane's row tell the truth again after message `left` is not queued (any more); answers its new head.
+
+    A lane whose head is another message stays as it is: `left` stood behind it.
+    """
+    here = (lanes.c.destination == destination) & (lanes.c.lane == lane)
+    if connection.execute(select(lanes.c.head_seq).where(here)).scalar_one_or_none() != left:
+        return None
+    head = connection.execute(
+        select(messages.c.seq, messages.c.ready_at)
+        .where(messages.c.destination == destination, messages.c.lane == lane, _QUEUED)
+        .order_by(messages.c.seq)
+        .limit(1)
+    ).one_or_none()
+    if head is None:
+        connection.execute(delete(lanes).where(here))
+    else:
+        connection.execute(update(lanes).where(here).values(head_seq=head.seq, ready_at=head.ready_at, blocked=False))
+    return head

@@ -1,0 +1,101 @@
+"""twistd bookd-mom: the options and the wiring of the message-oriented middleware."""
+
+# ruff: noqa: E402 - the reactor is installed before anything imports one
+
+from bookd.bridge import reactor
+
+reactor.install()
+
+import random
+import time
+from typing import Any
+
+from google.longrunning.operations_pb2_grpc import add_OperationsServicer_to_server
+from twisted.application.service import IService
+
+from bookd.bridge import daemon
+from bookd.bridge.desk import Desk
+from bookd.config import Mom
+from bookd.mom.breaker import Breaker
+from bookd.mom.courier import Courier
+from bookd.mom.destination import Destination
+from bookd.mom.lanes import Lanes
+from bookd.mom.machine import MICROSECONDS, Policy
+from bookd.mom.router import Router
+from bookd.mom.servicer import MomServicer, OperationsServicer
+from bookd.mom.spool import Spool
+from bookd.mom.upkeep import Upkeep
+from bookd.mom.watch import Watch
+from bookd.storage.engine import open_engine
+from bookd.storage.migrate import MigrationError, upgrade
+from bookd.wire.mom.v1.mom_pb2_grpc import add_MomServiceServicer_to_server
+
+NAME = "bookd-mom"
+
+Options = daemon.Options
+
+
+def now() -> int:
+    """Microseconds since the epoch, UTC."""
+    return time.time_ns() // 1000
+
+
+def makeService(options: daemon.Options) -> IService:
+    """Database and desk; for each peer a channel, a watch and couriers; the upkeep; the server on top.
+
+    The migrations run here, before twistd goes into the background: a database that cannot be used is then said where
+    it is seen. The connection is closed again, as none survives a fork.
+    """
+    from twisted.internet import reactor as running
+
+    table: Mom
+    table, home = daemon.table(options, "mom")
+    contract = daemon.contract(NAME, home, table.descriptor_sets)
+    policy = _policy(table)
+    try:
+        engine = open_engine(table.database if "://" in table.database else home / table.database)
+        upgrade(engine, "bookd.mom")
+        engine.dispose()
+        server = daemon.grpc_server(table.grpc, home, contract)
+        channels = [daemon.channel(each.peer, table.grpc.identity, home) for each in table.destinations]
+    except (OSError, ValueError, MigrationError) as error:
+        daemon.fail(NAME, error)
+    desk = Desk(running, engine)
+    spool, lanes = Spool(desk, now), Lanes()
+    destinations: dict[str, Destination] = {}
+    children: list[Any] = [desk, Upkeep(running, spool, contract, policy, round(table.keep_finished * MICROSECONDS))]
+    for each, channel in zip(table.destinations, channels, strict=True):
+        breaker = Breaker(each.peer.name)
+        couriers = []
+        for name in each.services:
+            destinations[name] = Destination(name, channel, breaker)
+            couriers.append(
+                Courier(
+                    running,
+                    destinations[name],
+                    spool,
+                    lanes,
+                    contract,
+                    policy,
+                    fraction=random.random,
+                    concurrency=table.concurrency,
+                    deadline=table.delivery_deadline,
+                )
+            )
+        children += [channel, Watch(running, channel, breaker, table.probe_interval, table.probe_timeout), *couriers]
+    servicer: Any = MomServicer(running, contract, spool, destinations, policy)
+    add_MomServiceServicer_to_server(servicer, server)
+    operations: Any = OperationsServicer(servicer)
+    add_OperationsServicer_to_server(operations, server)
+    router = Router(running, contract, destinations, spool, lanes, policy, patience=table.delivery_deadline)
+    server.add_generic(router.lookup, sorted(destinations))
+    return daemon.daemon(NAME, *children, server)
+
+
+def _policy(table: Mom) -> Policy:
+    return Policy(
+        max_attempts=table.max_attempts,
+        initial_backoff=round(table.initial_backoff * MICROSECONDS),
+        max_backoff=round(table.max_backoff * MICROSECONDS),
+        expire_after=round(table.expire_after * MICROSECONDS),
+    )
