@@ -76,13 +76,3 @@ def _no_constant(name: str) -> NoReturn:
 
 
 _PARSER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
-
-
-def to_object(message: Message, pool: DescriptorPool | None = None) -> object:
-    """The JSON form of the message."""
-    return Encoder(type(message), pool).encode(message)
-
-
-def dump(value: object) -> bytes:
-    """A JSON form as text."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

@@ -30,6 +30,7 @@ _DURATION = re.compile(r"-?[0-9]{1,12}(?:\.[0-9]{1,9})?s")
 _MASK = re.compile(r"(?:[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*)")
 _URLSAFE = str.maketrans("-_", "+/")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_NAIVE_EPOCH: Final = _EPOCH.replace(tzinfo=None)
 # 0001-01-01T00:00:00Z and 9999-12-31T23:59:59Z.
 _FIRST_SECOND: Final = -62_135_596_800
 _LAST_SECOND: Final = 253_402_300_799
@@ -190,7 +191,7 @@ def write_timestamp(message: Any) -> str:
     seconds, nanos = message.seconds, message.nanos
     if not (_FIRST_SECOND <= seconds <= _LAST_SECOND and 0 <= nanos < 10**9):
         raise ValueError(f"{seconds} s and {nanos} ns are no Timestamp")
-    text = (_EPOCH + timedelta(seconds=seconds)).isoformat()[:19]
+    text = (_NAIVE_EPOCH + timedelta(0, seconds)).isoformat()
     if not nanos:
         return text + "Z"
     digits = f"{nanos:09}"
@@ -244,11 +245,11 @@ def write_single(value: float) -> float | str:
     """The shortest number that reads back as the same 32 bits."""
     if not math.isfinite(value):
         return write_double(value)
-    for digits in range(6, 9):
+    for digits in range(6, 10):
         short = float(f"{value:.{digits}g}")
         if abs(short) <= _LARGEST_FLOAT and struct.pack("<f", short) == struct.pack("<f", value):
             return short
-    return float(f"{value:.9g}")
+    return value
 
 
 def write_octets(value: bytes) -> str:
