@@ -109,7 +109,8 @@ class TapTests(TestCase):
         twistd = Path(sys.executable).with_name("twistd")
         arguments = [str(twistd), "-n", "--pidfile=", "bookd-gateway", "--config", str(self.home / "bookd.toml")]
         root = str(Path(__file__).parents[2])
-        process = reactor.spawnProcess(daemon, arguments[0], arguments, {**os.environ, "PYTHONPATH": root}, root)
+        # Without a folder to change to, Twisted spawns and does not fork: gRPC's threads in this process do not bear it.
+        process = reactor.spawnProcess(daemon, arguments[0], arguments, {**os.environ, "PYTHONPATH": root})
         self.addCleanup(self.end, daemon, process)
         daemon.process = process
         return daemon
