@@ -34,7 +34,7 @@ _NAIVE_EPOCH: Final = _EPOCH.replace(tzinfo=None)
 # 0001-01-01T00:00:00Z and 9999-12-31T23:59:59Z.
 _FIRST_SECOND: Final = -62_135_596_800
 _LAST_SECOND: Final = 253_402_300_799
-_LARGEST_FLOAT: Final = struct.unpack("<f", b"\xff\xff\x7f\x7f")[0]
+_FLOAT: Final = struct.Struct("<f")
 _UNWRITABLE: Final = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 # Any integer type has at most 20 digits; a number that is written longer is not one of them.
@@ -85,8 +85,10 @@ def double(value: object) -> float:
 def single(value: object) -> float:
     """Reads a number that 32 bits can hold, or one of the strings NaN, Infinity and -Infinity."""
     number = double(value)
-    if math.isfinite(number) and abs(number) > _LARGEST_FLOAT:
-        raise ValueError("must be a number that a float can hold")
+    try:
+        _FLOAT.pack(number)
+    except OverflowError:
+        raise ValueError("must be a number that a float can hold") from None
     return number
 
 
@@ -245,9 +247,10 @@ def write_single(value: float) -> float | str:
     """The shortest number that reads back as the same 32 bits."""
     if not math.isfinite(value):
         return write_double(value)
-    for digits in range(6, 10):
+    packed = _FLOAT.pack(value)
+    for digits in range(6, 9):
         short = float(f"{value:.{digits}g}")
-        if abs(short) <= _LARGEST_FLOAT and struct.pack("<f", short) == struct.pack("<f", value):
+        if _FLOAT.pack(short) == packed:
             return short
     return value
 

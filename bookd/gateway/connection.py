@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import server
-from twisted.web.http import HTTPChannel
+from twisted.web.http import HTTPChannel, datetimeToString
 from twisted.web.resource import IResource
 
 from bookd.errors import BookdError, DeadlineExceeded, Internal, InvalidArgument, ResourceExhausted
@@ -65,6 +65,7 @@ class Request(server.Request):
         self.request_id = headers.request_id(given[0] if len(given) == 1 else None, site.new_id)
         for name, value in _ALWAYS.items():
             self.setHeader(name, value)
+        self.setHeader("Date", datetimeToString())
         self.setHeader("X-Request-Id", self.request_id)
 
     def process(self) -> None:
@@ -275,7 +276,6 @@ class Connection(HTTPChannel):
 class Site(server.Site):
     """The factory of connections. `new_id` makes request ids; `max_body` is in bytes, `idle_timeout` in seconds."""
 
-    logger = Logger(namespace="bookd.gateway.access")
     reactor: Any
 
     def __init__(self, resource: IResource, *, max_body: int, idle_timeout: float, new_id: Any, reactor: Any) -> None:
@@ -284,6 +284,7 @@ class Site(server.Site):
         )
         self.protocol = Connection  # type: ignore[assignment]
         self.displayTracebacks = False
+        self.logger = Logger(namespace="bookd.gateway.access")
         self.max_body = max_body
         self.new_id = new_id
         self.connections: set[Connection] = set()

@@ -1,73 +1,86 @@
-"""Delivers what was kept for one destination: the heads of its lanes, many at a time, each lane in order.
+"""Delivers the kept messages of one destination.
 
-A courier looks for work when it is woken: the destination is back, something was kept, a pause is over, a delivery has
-ended. What is being delivered is known in memory only. So a MOM that dies delivers it again, under the same id, and the
-service's inbox makes that harmless.
+While its breaker is closed, the courier takes the heads of the lanes that are ready and calls the destination, several
+lanes at a time, one message a lane. What each answer means is decided by `machine`:
+
+- an outcome (OK or a final error) is written, and the lane moves on;
+- a destination that is not there costs nothing: the message stays first in its lane until the breaker closes. If a probe
+  finds the destination well nevertheless, the message rests for a while, uncounted;
+- a failure without a decision is an attempt: the lane waits for a random while, bounded by a limit that doubles, and
+  after the last attempt the message is a dead letter and the lane moves on, or stays blocked where the policy says so.
+
+That a delivery is under way is known here only. A MOM that is killed finds the message queued and delivers it again, under
+the same id. Delivery starts gently when the destination comes back: one lane, and one more for each answer.
 """
 
 from collections.abc import Callable
-from random import random
 from typing import Any
-from uuid import UUID, uuid5
 
-from google.rpc import status_pb2
+from attrs import evolve
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
-from bookd.bridge.desk import Desk
-from bookd.bridge.status import to_status
 from bookd.contract import metadata
 from bookd.contract.descriptors import Contract
 from bookd.errors import BookdError, Code, DeadlineExceeded
-from bookd.mom import store
+from bookd.mom import operations
 from bookd.mom.breaker import BreakerState
 from bookd.mom.destination import Destination
 from bookd.mom.lanes import Lanes
-from bookd.mom.machine import Event, Meaning, Policy, meaning, next_attempt, pause
-from bookd.mom.store import Draft, Kept, Outcome
-from bookd.wire.mom.v1 import message_pb2
+from bookd.mom.machine import MICROSECONDS, Event, Meaning, Policy, meaning, next_attempt, pause
+from bookd.mom.replies import reply
+from bookd.mom.spool import Spool
+from bookd.mom.store import Kept, Outcome
 
+# Seconds that the courier keeps still after something of its own failed, such as the disk.
+RECOVERY = 1.0
+# Longest pause of a message that a healthy destination keeps refusing, in microseconds.
+LONGEST_REFUSAL = 5 * MICROSECONDS
+# Tells the destination that the call was kept and may have come before.
 REDELIVERY = "bookd-redelivery"
-_FIELD_1 = b"\x0a"  # key of a length-delimited field 1
 
 
 class Courier(Service):
-    """The courier of one destination. `done(kept, reply)` is called on the reactor when a message has left the queue."""
+    """The courier of one destination. `fraction` answers a random number in [0, 1); `deadline` and `grace` are in
+    seconds, the latter being how long deliveries may go on that are under way when the service stops."""
 
     log = Logger()
 
     def __init__(
         self,
         clock: Any,
-        desk: Desk,
         destination: Destination,
+        spool: Spool,
         lanes: Lanes,
         contract: Contract,
-        *,
         policy: Policy,
-        now: Callable[[], int],
+        *,
+        fraction: Callable[[], float],
         concurrency: int,
         deadline: float,
-        done: Callable[[Kept, Draft | None], None],
+        grace: float = 1.0,
     ) -> None:
         self._clock = clock
-        self._desk = desk
         self._destination = destination
+        self._spool = spool
         self._lanes = lanes
         self._contract = contract
         self._policy = policy
-        self._now = now
+        self._fraction = fraction
         self._concurrency = concurrency
         self._deadline = deadline
-        self._done = done
-        self._delivering: dict[str, tuple[int, Deferred[None]]] = {}  # by lane: seq of the message, the work
-        self._looking: Deferred[None] | None = None
-        self._look_again = False
+        self._grace = grace
+        self._window = 1
+        self._under_way: dict[str, Deferred[None]] = {}  # by lane
+        self._scan: Deferred[None] | None = None
+        self._again = False
+        self._others_wait = False
         self._timer: IDelayedCall | None = None
-        destination.breaker.when_closed(self.wake)
+        self._still_until = 0.0
+        destination.breaker.when_closed(self._back)
+        spool.on_arrival(destination.name, self.wake)
 
     def startService(self) -> None:
         """Begin with what an earlier run has left."""
@@ -75,164 +88,186 @@ class Courier(Service):
         self.wake()
 
     def stopService(self) -> Deferred[None]:
-        """Give up the deliveries under way, whose messages stay in the queue; fires when all is quiet."""
+        """Start no further delivery; fires when those under way have ended or the grace is over."""
         super().stopService()
-        self._set_timer(None)
-        work = [delivery for _, delivery in self._delivering.values()]
-        waiting = DeferredList([*work, *([self._looking] if self._looking is not None else [])], consumeErrors=True)
-        for delivery in work:
-            delivery.cancel()
-        return waiting.addCallback(lambda _: None)
+        self._no_timer()
+        return Deferred.fromCoroutine(self._drain())
 
-    def delivers(self, seq: int) -> bool:
-        """Whether this message is being delivered now."""
-        return any(seq == delivering for delivering, _ in self._delivering.values())
+    async def _drain(self) -> None:
+        calls = list(self._under_way.values())
+        if calls:
+            end = self._clock.callLater(self._grace, _cancel_all, calls)
+            await DeferredList([_ended(call) for call in calls])
+            if end.active():
+                end.cancel()
+        if self._scan is not None:
+            await _ended(self._scan)
 
     def wake(self) -> None:
-        """Look for work soon."""
-        self._look_again = True
-        if self.running and self._looking is None and self._destination.breaker.state is BreakerState.CLOSED:
-            looking = self._looking = Deferred.fromCoroutine(self._look())
-            if looking.called:
-                self._looking = None
+        """Look for something to deliver, now or as soon as the look that is under way is over."""
+        if not self.running or self._destination.breaker.state is not BreakerState.CLOSED:
+            return
+        if self._scan is not None:
+            self._again = True
+            return
+        rest = self._still_until - self._clock.seconds()
+        if rest > 0:
+            self._look_in(rest)
+        elif len(self._under_way) < self._window:
+            # First noted, then begun: messages that are delivered at once wake the courier again.
+            scan = self._scan = Deferred()
+            Deferred.fromCoroutine(self._look()).addBoth(self._looked, scan)
+
+    def _back(self) -> None:
+        self._window = 1
+        self.wake()
+
+    def _looked(self, result: Any, scan: Deferred[None]) -> Any:
+        self._scan = None
+        scan.callback(None)
+        if self._again:
+            self._again = False
+            self.wake()
+        return result
 
     async def _look(self) -> None:
+        name = self._destination.name
+        room = self._window - len(self._under_way)
         try:
-            while self._look_again and self.running:
-                self._look_again = False
-                free = self._concurrency - len(self._delivering)
-                if free > 0:
-                    now = self._now()
-                    ready = await self._desk.read(
-                        store.ready, self._destination.name, now, free, frozenset(self._delivering)
-                    )
-                    self._begin(ready)
+            found = await self._spool.ready(name, room, frozenset(self._under_way))
         except Exception:
-            if self.running:
-                self.log.failure("the queue of {name} cannot be read", name=self._destination.name)
-                self._set_timer(self._now() + 1_000_000)
-        finally:
-            self._looking = None
+            self.log.failure("the queue of {name} cannot be read", name=name)
+            self._rest()
+            return
+        self._others_wait = len(found.messages) == room
+        self._no_timer()
+        if found.next_at is not None:
+            self._look_in((found.next_at - self._spool.now()) / MICROSECONDS)
+        for kept in found.messages:
+            self._begin(kept)
 
-    def _begin(self, ready: store.Ready) -> None:
-        for kept in ready.messages:
-            closed = self._destination.breaker.state is BreakerState.CLOSED
-            if not (closed and self.running) or self._lanes.pass_over((kept.destination, kept.lane)):
-                continue
-            if kept.lane not in self._delivering:
-                delivery = Deferred.fromCoroutine(self._deliver_lane(kept))
-                self._delivering[kept.lane] = (kept.seq, delivery)
-                delivery.addErrback(self._note_failure, kept)
-                delivery.addCallback(self._ended, kept.lane)
-        self._set_timer(ready.next_at)
+    def _begin(self, kept: Kept) -> None:
+        if (
+            not self.running
+            or self._destination.breaker.state is not BreakerState.CLOSED
+            or kept.lane in self._under_way
+            or self._lanes.pass_over((kept.destination, kept.lane))
+            or self._spool.is_withdrawn(kept.seq)
+        ):
+            return
+        self._spool.in_flight.add(kept.seq)
+        # First noted, then begun: a delivery may end at once.
+        ended: Deferred[None] = Deferred(lambda _: work.cancel())
+        self._under_way[kept.lane] = ended
+        work = Deferred.fromCoroutine(self._deliver_safely(kept))
+        work.addCallback(self._delivered, kept, ended)
 
-    def _note_failure(self, failure: Failure, kept: Kept) -> None:
-        if not failure.check(CancelledError):
-            self.log.failure("the delivery of {id} went wrong", failure, id=kept.message_id)
-            # Whatever it was (the disk, say), trying again at once would not mend it.
-            self._set_timer(self._now() + 1_000_000)
-
-    def _ended(self, _: Any, lane: str) -> None:
-        self._delivering.pop(lane, None)
+    def _delivered(self, following: Kept | None, kept: Kept, ended: Deferred[None]) -> None:
+        self._spool.in_flight.discard(kept.seq)
+        del self._under_way[kept.lane]
+        ended.callback(None)
+        # While no other lane waits for room, the next message of this one needs no look.
+        if following is not None and not self._others_wait:
+            self._begin(following)
         self.wake()
 
-    def _set_timer(self, ready_at: int | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if ready_at is not None and self.running:
-            self._timer = self._clock.callLater(max(0.0, (ready_at - self._now()) / 1e6), self._ring)
-
-    def _ring(self) -> None:
-        self._timer = None
-        self.wake()
-
-    async def _deliver_lane(self, first: Kept) -> None:
-        kept: Kept | None = first
-        while kept is not None and self.running:
-            if kept is not first:
-                self._delivering[kept.lane] = (kept.seq, self._delivering[kept.lane][1])
-            kept = await self._deliver(kept)
-
-    async def _deliver(self, kept: Kept) -> Kept | None:
-        """Deliver one message; answers the next of its lane when that is ready."""
-        if kept.expire_at <= self._now():
-            return await self.give_up(kept, DeadlineExceeded("the message expired", reason="EXPIRED"))
+    async def _deliver_safely(self, kept: Kept) -> Kept | None:
         try:
-            response = await self._destination.call(kept.method, kept.request, self._deadline, _carried(kept))
-        except BookdError as error:
-            return await self._failed(kept, error)
-        return await self._finish(kept, Outcome(Event.ANSWERED, Code.OK, response=response))
-
-    async def _failed(self, kept: Kept, error: BookdError) -> Kept | None:
-        now = self._now()
-        policy = self._policy.of(self._contract.methods[kept.method].delivery)
-        state = self._destination.breaker.state
-        away = error.code is Code.CANCELLED or (
-            error.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED) and state is not BreakerState.CLOSED
-        )
-        what = Meaning.DOWN if away else meaning(error.code)
-        if what is Meaning.FINAL:
-            status = to_status(error).SerializeToString()
-            return await self._finish(kept, Outcome(Event.DECLINED, error.code, status=status, error=error.message))
-        told = f"{error.code.name}: {error.message}"
-        if what is Meaning.DOWN:
-            later = now + pause(kept.refusals + 1, policy, random())  # noqa: S311 - jitter, not a secret
-            await self._desk.write(store.postpone, kept.seq, Event.POSTPONED, later, told, now)
-            return None
-        at = next_attempt(now, kept.attempts + 1, policy, random())  # noqa: S311
-        if at is None:
-            return await self.give_up(kept, error)
-        await self._desk.write(store.postpone, kept.seq, Event.FAILED, at, told, now)
+            return await self._deliver(kept)
+        except CancelledError:
+            pass  # the service stops; the message is queued still
+        except Exception:
+            self.log.failure("delivering {id} to {name} failed here", id=kept.message_id, name=kept.destination)
+            self._rest()
         return None
 
-    async def give_up(self, kept: Kept, error: BookdError) -> Kept | None:
-        """Make a message a dead letter."""
-        self.log.warn(
-            "{id} for {name} is given up: {why}", id=kept.message_id, name=kept.destination, why=error.message
-        )
-        status = to_status(error).SerializeToString()
-        return await self._finish(kept, Outcome(Event.GIVEN_UP, error.code, status=status, error=error.message))
+    async def _deliver(self, kept: Kept) -> Kept | None:
+        if kept.expire_at <= self._spool.now():
+            return await self._finish(kept, expired())
+        try:
+            response = await self._destination.call(kept.method, kept.request, self._deadline, carried(kept))
+        except BookdError as error:
+            return await self._failed(kept, error)
+        self._window = min(self._window + 1, self._concurrency)
+        return await self._finish(kept, operations.succeeded(response))
+
+    async def _failed(self, kept: Kept, error: BookdError) -> Kept | None:
+        breaker = self._destination.breaker
+        told = meaning(error.code)
+        if told is Meaning.FINAL:
+            self._window = min(self._window + 1, self._concurrency)
+            return await self._finish(kept, operations.ended(Event.DECLINED, error))
+        if told is Meaning.DOWN:
+            # Either nobody is there, or somebody who does not want this call. The next probe knows.
+            if breaker.state is not BreakerState.OPEN and await breaker.verdict() is BreakerState.CLOSED:
+                await self._refused(kept, error)
+            return None
+        if error.code is Code.DEADLINE_EXCEEDED and await breaker.settled() is BreakerState.OPEN:
+            return None
+        return await self._attempted(kept, error)
+
+    async def _refused(self, kept: Kept, error: BookdError) -> None:
+        bounded = evolve(self._policy_of(kept), max_backoff=LONGEST_REFUSAL)
+        ready_at = self._spool.now() + pause(kept.refusals + 1, bounded, self._fraction())
+        await self._spool.postpone(kept, Event.POSTPONED, ready_at, operations.in_one_line(error))
+
+    async def _attempted(self, kept: Kept, error: BookdError) -> Kept | None:
+        told = operations.in_one_line(error)
+        ready_at = next_attempt(self._spool.now(), kept.attempts + 1, self._policy_of(kept), self._fraction())
+        if ready_at is None:
+            self.log.error("{method} {id} is dead: {told}", method=kept.method, id=kept.message_id, told=told)
+            return await self._finish(kept, operations.ended(Event.GIVEN_UP, error))
+        await self._spool.postpone(kept, Event.FAILED, ready_at, told)
+        return None
 
     async def _finish(self, kept: Kept, outcome: Outcome) -> Kept | None:
-        now = self._now()
-        policy = self._policy.of(self._contract.methods[kept.method].delivery)
-        blocks = outcome.event is Event.GIVEN_UP and policy.dead_letter_blocks_lane
-        reply = reply_of(kept, outcome, now + policy.expire_after) if kept.reply_to else None
-        following = await self._desk.write(store.finish, kept.seq, outcome, now, block_lane=blocks, reply=reply)
-        self._done(kept, reply)
-        return following
+        block = outcome.event is Event.GIVEN_UP and self._policy_of(kept).dead_letter_blocks_lane
+        told = reply(self._contract, self._policy, kept, outcome, self._spool.now())
+        return await self._spool.finish(kept, outcome, block_lane=block, reply=told)
+
+    def _policy_of(self, kept: Kept) -> Policy:
+        method = self._contract.methods.get(kept.method)
+        return self._policy if method is None else self._policy.of(method.delivery)
+
+    def _rest(self) -> None:
+        self._still_until = self._clock.seconds() + RECOVERY
+        self._look_in(RECOVERY)
+
+    def _look_in(self, seconds: float) -> None:
+        self._no_timer()
+        if self.running:
+            self._timer = self._clock.callLater(max(seconds, 0.0), self.wake)
+
+    def _no_timer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
 
 
-def reply_of(kept: Kept, outcome: Outcome, expire_at: int) -> Draft:
-    """The message that brings the outcome of `kept` to the method that its sender named.
-
-    The method's request has a bookd.mom.v1.Outcome as field 1, so its bytes follow without knowing its type.
-    """
-    assert kept.reply_to is not None
-    told = message_pb2.Outcome(message_id=kept.message_id, method=kept.method, response=outcome.response or b"")
-    told.status.CopyFrom(status_pb2.Status.FromString(outcome.status or b""))
-    body = told.SerializeToString()
-    length, varint = len(body), b""
-    while length > 0x7F:
-        varint, length = varint + bytes([length & 0x7F | 0x80]), length >> 7
-    return Draft(
-        message_id=str(uuid5(UUID(kept.message_id), "reply")),
-        destination=kept.reply_to[1:].partition("/")[0],
-        lane=kept.lane,
-        method=kept.reply_to,
-        request=_FIELD_1 + varint + bytes([length]) + body,
-        fingerprint=bytes(32),
-        principal=b"",
-        subject="",
-        metadata=kept.metadata,
-        reply_to=None,
-        expire_at=expire_at,
-    )
+def expired() -> Outcome:
+    """How a message ends whose time is over."""
+    return operations.ended(Event.GIVEN_UP, DeadlineExceeded("expired before it could be delivered", reason="EXPIRED"))
 
 
-def _carried(kept: Kept) -> list[tuple[str, str | bytes]]:
-    carried: list[tuple[str, str | bytes]] = [(metadata.MESSAGE_ID, kept.message_id), (REDELIVERY, "1")]
+def carried(kept: Kept) -> list[tuple[str, str | bytes]]:
+    """The metadata that a kept message is delivered with."""
+    values: list[tuple[str, str | bytes]] = [(metadata.MESSAGE_ID, kept.message_id), (REDELIVERY, "1")]
     if kept.principal:
-        carried.append((metadata.PRINCIPAL, kept.principal))
-    return [*carried, *kept.metadata.items()]
+        values.append((metadata.PRINCIPAL, kept.principal))
+    return values + list(kept.metadata.items())
+
+
+def _cancel_all(calls: list[Deferred[None]]) -> None:
+    for call in calls:
+        call.cancel()
+
+
+def _ended(deferred: Deferred[Any]) -> Deferred[None]:
+    waiter: Deferred[None] = Deferred()
+
+    def relay(result: Any) -> Any:
+        waiter.callback(None)
+        return result
+
+    deferred.addBoth(relay)
+    return waiter

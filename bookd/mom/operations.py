@@ -1,72 +1,105 @@
-"""A kept message as the world sees it: google.longrunning.Operation."""
+"""The public face of a kept message: google.longrunning.Operation, and the errors that tell of it."""
+
+from uuid import UUID
 
 from google.longrunning import operations_pb2
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.timestamp_pb2 import Timestamp
+from google.protobuf.wrappers_pb2 import BytesValue
 from google.rpc import status_pb2
 
-from bookd.bridge.status import from_status
+from bookd.bridge.status import from_status, to_status
 from bookd.contract.descriptors import Contract
-from bookd.errors import BookdError, InvalidArgument, Unavailable
-from bookd.mom.machine import MessageState
-from bookd.mom.store import Kept
+from bookd.errors import BookdError, Code, NotFound, Unavailable
+from bookd.mom.machine import Event, MessageState
+from bookd.mom.store import Kept, Outcome
 from bookd.wire.mom.v1 import message_pb2
 
 PREFIX = "operations/"
-# When asking again is worth while, in seconds.
-RETRY_AFTER = 1
 _TYPES = "type.googleapis.com/"
+# Seconds after which asking for an operation is worth while.
+ASK_AGAIN = 1.0
 
 
-def to_operation(kept: Kept, contract: Contract) -> operations_pb2.Operation:
-    """The operation of a message, with its outcome once it has one."""
-    metadata = message_pb2.OperationMetadata(
-        message_id=kept.message_id,
-        method=kept.method,
-        destination=kept.destination,
-        state=f"MESSAGE_STATE_{kept.state.name}",
-        attempts=kept.attempts,
-        last_error=kept.last_error,
-        created_at=_timestamp(kept.created_at),
-        updated_at=_timestamp(kept.updated_at),
-        expire_time=_timestamp(kept.expire_at),
-        subject=kept.subject,
+def operation(contract: Contract, kept: Kept) -> operations_pb2.Operation:
+    """The operation of a kept message."""
+    made = operations_pb2.Operation(name=PREFIX + kept.message_id, done=kept.state is not MessageState.QUEUED)
+    made.metadata.Pack(
+        message_pb2.OperationMetadata(
+            message_id=kept.message_id,
+            method=kept.method,
+            destination=kept.destination,
+            state=int(kept.state),  # type: ignore[arg-type]
+            attempts=kept.attempts,
+            last_error=kept.last_error,
+            created_at=_time(kept.created_at),
+            updated_at=_time(kept.updated_at),
+            expire_time=_time(kept.expire_at),
+            subject=kept.subject,
+        )
     )
-    operation = operations_pb2.Operation(name=PREFIX + kept.message_id, done=kept.state is not MessageState.QUEUED)
-    operation.metadata.Pack(metadata)
     if kept.state is MessageState.SUCCEEDED:
-        response = contract.methods[kept.method].response.DESCRIPTOR.full_name
-        operation.response.CopyFrom(AnyMessage(type_url=_TYPES + response, value=kept.response or b""))
+        made.response.CopyFrom(_response(contract, kept))
     elif kept.status is not None:
-        operation.error.CopyFrom(status_pb2.Status.FromString(kept.status))
-    return operation
+        made.error.ParseFromString(kept.status)
+    return made
 
 
-def deferred(kept: Kept, contract: Contract) -> Unavailable:
-    """What a caller is told whose call is on disk."""
-    detail = message_pb2.Deferred(operation=to_operation(kept, contract))
-    detail.retry_after.FromSeconds(RETRY_AFTER)
-    return Unavailable(
-        f"{kept.destination} does not answer; the call is kept as {PREFIX}{kept.message_id}",
-        reason="DEFERRED",
-        details=[detail],
-        retry_after=RETRY_AFTER,
-    )
+def _response(contract: Contract, kept: Kept) -> AnyMessage:
+    value = kept.response or b""
+    method = contract.methods.get(kept.method)
+    if method is None:  # its descriptor set was taken out of the configuration
+        packed = AnyMessage()
+        packed.Pack(BytesValue(value=value))
+        return packed
+    return AnyMessage(type_url=_TYPES + method.response.DESCRIPTOR.full_name, value=value)
 
 
-def error_of(kept: Kept) -> BookdError:
-    """The error that a finished message ended with."""
-    return from_status(status_pb2.Status.FromString(kept.status or b""))
+def _time(microseconds: int) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromMicroseconds(microseconds)
+    return stamp
 
 
 def message_id(name: str) -> str:
-    """The message id in an operation's name. Raises `InvalidArgument`."""
-    if not name.startswith(PREFIX) or len(name) == len(PREFIX):
-        raise InvalidArgument.field("name", f"must be {PREFIX} and an id")
-    return name.removeprefix(PREFIX)
+    """The message id in the name of an operation. Raises `NotFound` for what is no such name."""
+    try:
+        if name.startswith(PREFIX):
+            return str(UUID(name.removeprefix(PREFIX)))
+    except ValueError:
+        pass
+    raise unknown(name)
 
 
-def _timestamp(microseconds: int) -> Timestamp:
-    made = Timestamp()
-    made.FromMicroseconds(microseconds)
-    return made
+def unknown(name: str) -> NotFound:
+    """There is no such operation, or not for this caller."""
+    return NotFound(f"there is no operation {name[:100]!r}", reason="OPERATION_UNKNOWN")
+
+
+def answer(contract: Contract, kept: Kept) -> bytes:
+    """What a call is answered whose message is kept: its response. Raises its error; or, while it is queued,
+    `Unavailable` with the detail that says so."""
+    if kept.state is MessageState.SUCCEEDED:
+        return kept.response or b""
+    if kept.status is not None:
+        raise from_status(status_pb2.Status.FromString(kept.status))
+    deferred = message_pb2.Deferred(operation=operation(contract, kept))
+    deferred.retry_after.FromMilliseconds(round(ASK_AGAIN * 1000))
+    raise Unavailable(
+        "kept, and delivered as soon as its turn comes", reason="DEFERRED", retry_after=ASK_AGAIN, details=[deferred]
+    )
+
+
+def succeeded(response: bytes) -> Outcome:
+    """The destination answered OK."""
+    return Outcome(Event.ANSWERED, Code.OK, response=response)
+
+
+def ended(event: Event, error: BookdError) -> Outcome:
+    """The message left the queue with an error."""
+    return Outcome(event, error.code, status=to_status(error).SerializeToString(), error=in_one_line(error))
+
+
+def in_one_line(error: BookdError) -> str:
+    """The error for an operator, of bounded length."""
+    return f"{error.code.name}: {error.message}"[:1000]

@@ -19,7 +19,7 @@ from typing import Any
 
 from attrs import frozen
 from google.protobuf.message import DecodeError, Message
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 
 from bookd.bridge.context import Context
 from bookd.bridge.crossing import shield
@@ -33,6 +33,7 @@ from bookd.mom import operations
 from bookd.mom.destination import Destination
 from bookd.mom.lanes import Lanes
 from bookd.mom.machine import WORTH_KEEPING, Policy
+from bookd.mom.patience import within
 from bookd.mom.replies import lane_of, require_taker
 from bookd.mom.spool import Spool
 from bookd.mom.store import Draft, Kept
@@ -162,26 +163,14 @@ class Router:
     async def _turn(self, lane: tuple[str, str], until: float) -> bool:
         """Wait for the turn in a lane; False if that takes too long."""
         place = self._lanes.enter(lane)
-        if not place.called:
-            timed_out: list[bool] = []
-            timer = self._clock.callLater(self._share(until), lambda: (timed_out.append(True), place.cancel()))
-            try:
-                await place
-            except CancelledError:
-                if timed_out:
-                    return False
-                raise
-            finally:
-                if timer.active():
-                    timer.cancel()
-        return True
+        return place.called or await within(self._share(until), self._clock, place)
 
     async def _kept(self, keeping: Deferred[Kept]) -> bytes:
         return operations.answer(self._contract, await shield(keeping))
 
     def _share(self, until: float) -> float:
         """How many of the seconds left may be spent before the call has to be kept."""
-        left = max(until - self._clock.seconds(), 0.0)
+        left: float = max(until - self._clock.seconds(), 0.0)
         return max(left - SET_ASIDE, left / 2)
 
     def _draft(self, method: Method, request: bytes, context: Context) -> Draft:

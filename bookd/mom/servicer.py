@@ -4,6 +4,7 @@ An operation is shown to the subject whose call it is, and to the role `admin`; 
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from google.longrunning import operations_pb2
@@ -20,6 +21,7 @@ from bookd.mom import operations, store
 from bookd.mom.destination import Destination
 from bookd.mom.machine import Event, IllegalTransition, MessageState, Policy
 from bookd.mom.operations import message_id, operation, unknown
+from bookd.mom.patience import within
 from bookd.mom.replies import reply
 from bookd.mom.spool import Spool
 from bookd.mom.store import Kept
@@ -77,7 +79,8 @@ class MomServicer:
             try:
                 # It may have finished between the look and the waiting.
                 kept = await self._find(request.name, context)
-                if kept.state is MessageState.QUEUED and await self._within(finished, self._patience(request, context)):
+                patience = self._patience(request, context)
+                if kept.state is MessageState.QUEUED and await within(patience, self._clock, finished):
                     kept = await self._find(request.name, context)
             finally:
                 if not finished.called:
@@ -93,10 +96,8 @@ class MomServicer:
                 Event.CANCELLED, Cancelled("cancelled by its owner", reason="OPERATION_CANCELLED")
             )
             told = reply(self._contract, self._policy, kept, outcome, self._spool.now())
-            try:
+            with suppress(IllegalTransition):  # it was delivered meanwhile
                 await shield(Deferred.fromCoroutine(self._spool.withdraw(kept, outcome, told)))
-            except IllegalTransition:
-                pass  # it was delivered meanwhile
         return Empty()
 
     async def DeleteOperation(self, request: operations_pb2.DeleteOperationRequest, context: Context) -> Empty:
@@ -151,21 +152,6 @@ class MomServicer:
         remaining = context.time_remaining()
         bounds = [asked, self._longest_wait] + ([] if remaining is None else [remaining - SET_ASIDE])
         return max(min(bounds), 0.0)
-
-    async def _within(self, waited: Deferred[None], seconds: float) -> bool:
-        """Whether `waited` fires within so many seconds. It is cancelled when it does not."""
-        over: list[bool] = []
-        timer = self._clock.callLater(seconds, lambda: (over.append(True), waited.cancel()))
-        try:
-            await waited
-        except CancelledError:
-            if not over:
-                raise
-            return False
-        finally:
-            if timer.active():
-                timer.cancel()
-        return True
 
 
 def _fitting(found: list[Kept]) -> list[Kept]:

@@ -34,6 +34,7 @@ class Upkeep(Service):
         self._keep_finished = keep_finished
         self._timer: IDelayedCall | None = None
         self._look: Deferred[None] | None = None
+        self._counted = False
 
     def startService(self) -> None:
         """Count what is stored, and look for the first time."""
@@ -56,6 +57,9 @@ class Upkeep(Service):
     async def _run(self) -> None:
         pause = INTERVAL
         try:
+            if not self._counted:
+                await self._spool.load()
+                self._counted = True
             if await self.once():
                 pause = SOON
         except CancelledError:
@@ -74,7 +78,7 @@ class Upkeep(Service):
         withdrawn = 0
         for place in over:
             withdrawn += await self._give_up(place.message_id)
-        return removed == BATCH or withdrawn == BATCH
+        return BATCH in (removed, withdrawn)
 
     async def _give_up(self, message_id: str) -> bool:
         kept = await self._spool.find(message_id)

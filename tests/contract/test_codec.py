@@ -77,7 +77,8 @@ class AgainstJsonFormatTests(SynchronousTestCase):
         except InvalidArgument as error:
             self.assertTrue(error.violations)
             return
-        if "mask" not in value:  # we take more spellings
+        # We take more spellings of a mask, and json_format stumbles over null for a list of Values.
+        if "mask" not in value and value.get("values", []) is not None and value.get("values_by_name", {}) is not None:
             self.assertEqual(json_format.ParseDict(value, kind("Kinds")(), descriptor_pool=pool()), message)
 
 

@@ -18,13 +18,12 @@ from bookd.bridge.relay import Relay
 from bookd.bridge.status import from_status
 from bookd.contract import metadata
 from bookd.contract.call import Call, fingerprint
-from bookd.errors import BookdError, Cancelled, NotFound, Unavailable
-from bookd.orders import saga, store
+from bookd.errors import BookdError, NotFound, Unavailable
+from bookd.orders import saga, schema, store
 from bookd.orders.news import News
 from bookd.orders.rules import Item, Order, Status
 from bookd.orders.servicer import OrdersServicer
 from bookd.storage.engine import open_engine
-from bookd.storage.migrate import upgrade
 from bookd.testing.desk import ImmediateDesk
 from bookd.wire.inventory.v1 import inventory_pb2
 from bookd.wire.mom.v1 import message_pb2
@@ -126,7 +125,7 @@ class FakeMom:
                 deferred = message_pb2.Deferred(operation=Operation(name=f"operations/{message_id}"))
                 return fail(Unavailable("kept", details=[deferred]))
             case "hang":
-                hanging: Deferred[bytes] = Deferred(lambda it: it.errback(Cancelled("by the caller")))
+                hanging: Deferred[bytes] = Deferred(self.hanging.remove)
                 self.hanging.append(hanging)
                 return hanging
             case "refuse":
@@ -232,9 +231,9 @@ class OrdersTestCase(SynchronousTestCase):
         self.addCleanup(self.stop)
 
     def open(self) -> Engine:
-        """The database, upgraded."""
+        """The database, with its tables: test_schema shows that migrations make the same ones, but not so fast."""
         engine = open_engine(self.database)
-        upgrade(engine, "bookd.orders")
+        schema.metadata.create_all(engine)
         self.addCleanup(engine.dispose)
         return engine
 
@@ -262,7 +261,8 @@ class OrdersTestCase(SynchronousTestCase):
         self.relay.startService()
 
     def stop(self) -> None:
-        """Stop the relay; nothing is left behind."""
+        """Stop the relay, once callers have lost their patience; nothing is left behind."""
+        self.clock.advance(PATIENCE)
         self.successResultOf(self.relay.stopService())
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
