@@ -35,6 +35,7 @@ _NAIVE_EPOCH: Final = _EPOCH.replace(tzinfo=None)
 _FIRST_SECOND: Final = -62_135_596_800
 _LAST_SECOND: Final = 253_402_300_799
 _FLOAT: Final = struct.Struct("<f")
+_LARGEST_FLOAT: Final = _FLOAT.unpack(b"\xff\xff\x7f\x7f")[0]
 _UNWRITABLE: Final = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 # Any integer type has at most 20 digits; a number that is written longer is not one of them.
@@ -250,7 +251,8 @@ def write_single(value: float) -> float | str:
     packed = _FLOAT.pack(value)
     for digits in range(6, 9):
         short = float(f"{value:.{digits}g}")
-        if _FLOAT.pack(short) == packed:
+        # The largest float is not rounded up: json_format refuses what is above it.
+        if abs(short) <= _LARGEST_FLOAT and _FLOAT.pack(short) == packed:
             return short
     return value
 
