@@ -133,16 +133,19 @@ class Supervisor:
 
     def __init__(self, home: Home) -> None:
         self.home = home
-        transport = SupervisorTransport(None, None, f"unix://{home.socket}")
+        self._transport = SupervisorTransport(None, None, f"unix://{home.socket}")
         # the transport knows where to go; the address is never resolved
-        self._remote = xmlrpc.client.ServerProxy("http://localhost", transport=transport)
+        self._remote = xmlrpc.client.ServerProxy("http://localhost", transport=self._transport)
 
     def _call(self, verb: str, *arguments: object) -> Any:
         try:
             return getattr(self._remote.supervisor, verb)(*arguments)
         except (ConnectionRefusedError, FileNotFoundError) as error:
+            self._transport.close()
             raise CommandError(f"no suite runs in {self.home.path}; start it with: {self._hint('up')}") from error
         except (OSError, HTTPException, xmlrpc.client.ProtocolError) as error:
+            # the connection would go on refusing; the next call gets a new one
+            self._transport.close()
             raise CommandError(f"the supervisor at {self.home.socket} does not answer: {error}") from error
 
     def _hint(self, subcommand: str) -> str:
