@@ -1,5 +1,7 @@
 """Collects what is wrong with a request, so that the caller hears of all of it at once."""
 
+from unicodedata import category
+
 from bookd.errors import InvalidArgument, Violation
 
 
@@ -21,8 +23,9 @@ class Checks:
             return self.require(False, field, "must not be empty")
         if not minimum <= len(value) <= maximum:
             return self.require(False, field, f"must have {minimum} to {maximum} characters, has {len(value)}")
+        # what joins letters is no control character: Persian and Hindi need U+200C and U+200D
         return self.require(
-            all(character.isprintable() or character in "\n\t" for character in value),
+            not any(category(character) in ("Cc", "Cs") and character not in "\n\t" for character in value),
             field,
             "must not contain control characters",
         )
