@@ -51,7 +51,7 @@ class Defaults:
 class Row:
     """A book as its row describes it."""
 
-    number: int  # 1 is the first row below the names of the columns
+    number: int  # the line of the file on which it starts; 1 is that with the names of the columns
     book_id: str
     title: str
     author: str
@@ -134,19 +134,18 @@ def _rows(lines: _Lines, path: Path, defaults: Defaults) -> Iterator[Row | Refus
     seen = Seen()
     # strict: a quote that is never closed would swallow the rest of the file
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    number = 0
     while True:
-        number += 1
+        number = reader.line_num + 2
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            yield Refused(number, f"line {reader.line_num + 1} of the file: {error}")
+            yield Refused(number, f"is no CSV: {error}")
             continue
         if not cells:
-            number -= 1  # an empty line
-        elif len(cells) != len(names):
+            continue  # an empty line
+        if len(cells) != len(names):
             yield Refused(number, f"has {len(cells)} cells where the first row names {len(names)} columns")
         else:
             made = _book(number, {name: cells[place].strip() for name, place in where.items()}, defaults)

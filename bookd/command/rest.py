@@ -10,13 +10,11 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 from uuid import uuid4
 
-from attrs import field, frozen
 from OpenSSL.SSL import Error as TLSError
 from treq.client import HTTPClient
-from twisted.internet import ssl
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionClosed, DNSLookupError
@@ -26,7 +24,6 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.web.client import (
     Agent,
-    BrowserLikePolicyForHTTPS,
     HTTPConnectionPool,
     RequestTransmissionFailed,
     ResponseDone,
@@ -36,77 +33,20 @@ from twisted.web.client import (
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 
+from bookd.command.answer import LONGEST_PAUSE, SHORTEST_PAUSE, Answer, Call, Refusal, Unreachable, judge, outcome, path
 from bookd.command.home import CommandError
 from bookd.command.session import Session, Tokens
+from bookd.command.trust import tls_reason, trust
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
 LARGEST_ANSWER = 16 * 1024 * 1024
 # The access token is renewed when it has less than this left.
 MARGIN_SECONDS = 30.0
-# Pauses between attempts, whatever a server asks for.
-SHORTEST_PAUSE, LONGEST_PAUSE = 0.2, 15.0
+# Answers after which the same call, under the same key, may have another one.
+BUSY = frozenset({429, 502, 503, 504})
 WRITES = frozenset({"POST", "PATCH", "PUT", "DELETE"})
 _BROKEN = (ConnectionClosed, ResponseNeverReceived, ResponseFailed, RequestTransmissionFailed)
-
-
-@frozen
-class Answer:
-    """What the gateway answered: 2xx, or an error that `Refusal` carries."""
-
-    status: int
-    headers: Headers
-    body: Any  # decoded JSON; None when there was no body
-
-    @property
-    def operation(self) -> str | None:
-        """Name of the operation that a kept write has become ("operations/…"), or None."""
-        return (
-            str(self.body["name"])
-            if self.status == 202 and isinstance(self.body, dict) and "name" in self.body
-            else None
-        )
-
-    def retry_after(self, default: float) -> float:
-        """How many seconds to wait before the next attempt."""
-        said = (self.headers.getRawHeaders("retry-after") or [""])[0]
-        seconds = float(said) if said.isascii() and said.isdigit() and len(said) < 9 else default
-        return min(max(seconds, SHORTEST_PAUSE), LONGEST_PAUSE)
-
-
-class Refusal(Exception):
-    """The gateway said no. `problem` is its problem+json, or what could be made of an answer that is none."""
-
-    def __init__(self, status: int, problem: Mapping[str, Any], answer: Answer | None = None) -> None:
-        super().__init__(problem.get("detail") or problem.get("title") or f"HTTP status {status}")
-        self.status = status
-        self.problem = problem
-        self.answer = answer
-
-    @property
-    def reason(self) -> str:
-        """The stable reason for programs (`ISBN_TAKEN`), or empty."""
-        return str(self.problem.get("type", "")).rpartition(":")[2] if ":" in str(self.problem.get("type", "")) else ""
-
-
-class Unreachable(Exception):
-    """No answer, or none that can be read. The message says why, for a person."""
-
-
-@frozen
-class Call:
-    """One request."""
-
-    verb: str
-    path: str  # quoted
-    body: Any = None
-    query: Mapping[str, str] = field(factory=dict)
-    public: bool = False  # needs no token, so none is sent
-
-
-def path(template: str, **values: str) -> str:
-    """`template` with each value quoted as one path segment."""
-    return template.format(**{name: quote(value, safe="") for name, value in values.items()})
 
 
 class _Body(Protocol):
@@ -189,7 +129,7 @@ class Rest:
                     renewed = True
                     await self._renew(self.session.tokens)
                     continue
-                if refusal.status not in (429, 503) or not self._patient(started):
+                if refusal.status not in BUSY or not self._patient(started):
                     raise
                 if refusal.answer is not None:
                     pause = refusal.answer.retry_after(pause)
@@ -212,11 +152,11 @@ class Rest:
                     await self.call(Call("GET", path("/v1/operations/{name}", name=operation.rpartition("/")[2])))
                 ).body
             except Refusal as refusal:
-                if refusal.status not in (429, 503):
+                if refusal.status not in BUSY:
                     raise
                 found = {}
             if isinstance(found, dict) and found.get("done"):
-                return _outcome(found)
+                return outcome(found)
             if patience is not None and self._clock.seconds() - started > patience:
                 raise Unreachable(f"{operation} is not done yet")
             await deferLater(self._reactor, pause)
@@ -247,7 +187,7 @@ class Rest:
             try:
                 return await self._exchange(call, key)
             except _BROKEN as error:
-                raise Unreachable(f"{self.url} broke the connection{_tls_reason(error)}") from error
+                raise Unreachable(f"{self.url} broke the connection{tls_reason(error)}") from error
 
     async def _exchange(self, call: Call, key: str | None) -> Answer:
         deferred = ensureDeferred(self._answer(call, key))
@@ -259,8 +199,8 @@ class Rest:
         except (ConnectError, DNSLookupError) as error:
             raise Unreachable(f"{self.url} cannot be reached: {error}") from error
         except TLSError as error:
-            raise Unreachable(f"{self.url}{_tls_reason(error)}") from error
-        return _judge(status, headers, data)
+            raise Unreachable(f"{self.url}{tls_reason(error)}") from error
+        return judge(status, headers, data)
 
     async def _answer(self, call: Call, key: str | None) -> tuple[int, Headers, bytes]:
         headers = {"Accept": "application/json, application/problem+json", "User-Agent": "bookd"}
@@ -354,51 +294,3 @@ class Rest:
         except (TypeError, LookupError, ValueError) as error:
             raise Unreachable(f"{self.url} answers, but not as a bookd suite does") from error
         self.session.keep(tokens)
-
-
-def trust(ca: Path | None) -> BrowserLikePolicyForHTTPS:
-    """Trusts the authorities in the file, or those of the machine when there is none."""
-    if ca is None:
-        return BrowserLikePolicyForHTTPS()
-    try:
-        certificate = ssl.Certificate.loadPEM(ca.read_bytes())
-    except OSError as error:
-        raise CommandError(f"{ca}: {error.strerror}; name the suite's authority with --ca") from error
-    except Exception as error:  # pyOpenSSL raises several kinds
-        raise CommandError(f"{ca} holds no certificate") from error
-    return BrowserLikePolicyForHTTPS(trustRoot=ssl.trustRootFromCertificates([certificate]))
-
-
-def _judge(status: int, headers: Headers, data: bytes) -> Answer:
-    """The answer, or the `Refusal` or `Unreachable` that it amounts to."""
-    try:
-        body = json.loads(data) if data.strip() else None
-    except (ValueError, RecursionError):
-        body = data[:200].decode(errors="replace")
-        if 200 <= status < 300:
-            raise Unreachable(f"the answer is not JSON but {body!r}") from None
-    answer = Answer(status, headers, body)
-    if 200 <= status < 300:
-        return answer
-    problem = body if isinstance(body, dict) else {"title": f"HTTP status {status}", "detail": body or ""}
-    raise Refusal(status, problem, answer)
-
-
-def _outcome(operation: Mapping[str, Any]) -> Any:
-    error = operation.get("error")
-    if isinstance(error, dict) and error.get("code"):
-        raise Refusal(
-            0, {"title": "the kept call was refused", "detail": error.get("message", ""), "code": error["code"]}
-        )
-    response = operation.get("response")
-    return {name: value for name, value in response.items() if name != "@type"} if isinstance(response, dict) else None
-
-
-def _tls_reason(error: Exception) -> str:
-    """What TLS had against it, if that was what broke the connection."""
-    reasons = [failure.value for failure in getattr(error, "reasons", []) if isinstance(failure, Failure)]
-    if any(isinstance(reason, TLSError) for reason in [error, *reasons]):
-        if "certificate verify failed" in str([getattr(reason, "args", ()) for reason in [error, *reasons]]):
-            return ": its certificate is not of the authority that is trusted here; name the right one with --ca"
-        return ": it does not speak TLS as it should"
-    return f": {reasons[0]}" if reasons else ""
