@@ -1,4 +1,4 @@
-"""Reads a descriptor set: every rpc with its types, HTTP rules and policies.
+"""Reads a descriptor set: every rpc with its types, HTTP rules and policies, and every topic.
 
 A descriptor set is a serialized google.protobuf.FileDescriptorSet, as `protoc --include_imports --include_source_info
 --descriptor_set_out` writes it. The options are read from the file descriptors, where the extensions of google.api and
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 from google.api import annotations_pb2, http_pb2
 from google.protobuf import descriptor_pb2, message_factory
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -19,7 +19,9 @@ from google.protobuf.message import DecodeError, Message
 from bookd.wire.policy.v1 import policy_pb2
 
 # Field numbers in descriptor.proto, of which a SourceCodeInfo path is made.
-_SERVICE, _METHOD = 6, 2
+_MESSAGE, _SERVICE, _METHOD = 4, 6, 2
+# Field 1 of the request of an rpc that takes events.
+EVENT = "bookd.mom.v1.Event"
 
 
 class ContractError(Exception):
@@ -42,14 +44,27 @@ class Method:
     rest: policy_pb2.Rest  # likewise
     http: tuple[http_pb2.HttpRule, ...]  # the rule, then its additional bindings
     comment: str  # what stands above the rpc
+    subscription: policy_pb2.Subscription = field(factory=policy_pb2.Subscription)  # likewise
+
+
+@frozen
+class Topic:
+    """One kind of event."""
+
+    name: str  # full name of the message, the CloudEvents type
+    message: type[Message]
+    subject_field: str
+    roles: tuple[str, ...]
+    comment: str  # what stands above the message
 
 
 @frozen
 class Contract:
-    """All rpcs of one or more descriptor sets, by method path."""
+    """All rpcs of one or more descriptor sets, by method path, and all topics, by type."""
 
     methods: Mapping[str, Method]
     pool: DescriptorPool
+    topics: Mapping[str, Topic] = field(factory=dict)
 
     def services(self) -> dict[str, list[Method]]:
         """The methods of each service, by the service's full name."""
@@ -68,10 +83,12 @@ def load(sets: Iterable[bytes]) -> Contract:
     """The contract that the descriptor sets describe together; a file that several hold is taken once.
 
     Services without a single bookd policy (those of imported google protos) are left out. Raises `ContractError` for a
-    set that cannot be parsed, and for an rpc that has no access rule though another of its service has one.
+    set that cannot be parsed, for an rpc that has no access rule though another of its service has one, and for an rpc
+    that subscribes to what is no topic.
     """
     pool = DescriptorPool()
     methods: dict[str, Method] = {}
+    topics: dict[str, Topic] = {}
     seen: set[str] = set()
     for number, data in enumerate(sets):
         try:
@@ -86,16 +103,69 @@ def load(sets: Iterable[bytes]) -> Contract:
             except TypeError as error:
                 raise ContractError(f"{file.name}: {error}") from error
         for file in fresh:
-            methods.update(_methods(file, pool))
-    return Contract(methods, pool)
+            comments = _comments(file)
+            methods.update(_methods(file, comments, pool))
+            topics.update(_topics(file, comments, pool))
+    for method in methods.values():
+        _check_subscription(method, topics)
+    return Contract(methods, pool, topics)
 
 
-def _methods(file: descriptor_pb2.FileDescriptorProto, pool: DescriptorPool) -> dict[str, Method]:
-    comments = {
+def _comments(file: descriptor_pb2.FileDescriptorProto) -> dict[tuple[int, ...], str]:
+    return {
         tuple(location.path): location.leading_comments.strip()
         for location in file.source_code_info.location
         if location.leading_comments
     }
+
+
+def _topics(
+    file: descriptor_pb2.FileDescriptorProto, comments: Mapping[tuple[int, ...], str], pool: DescriptorPool
+) -> dict[str, Topic]:
+    found: dict[str, Topic] = {}
+    for index, message in enumerate(file.message_type):
+        if not _has(message.options, policy_pb2.topic):
+            continue
+        name = f"{file.package}.{message.name}" if file.package else message.name
+        topic: policy_pb2.Topic = _option(message.options, policy_pb2.topic)
+        data = _message_class(pool, name)
+        _check_path(data, topic.subject_field, name)
+        found[name] = Topic(name, data, topic.subject_field, tuple(topic.roles), comments.get((_MESSAGE, index), ""))
+    return found
+
+
+def _check_path(message: type[Message], path: str, topic: str) -> None:
+    """Raise `ContractError` unless `path` names a singular string field."""
+    kind = message.DESCRIPTOR
+    *parents, last = path.split(".")
+    for name in parents:
+        field_ = kind.fields_by_name.get(name)
+        if field_ is None or field_.message_type is None or field_.is_repeated:
+            raise ContractError(f"{topic}: subject_field {path} names no field")
+        kind = field_.message_type
+    field_ = kind.fields_by_name.get(last)
+    if field_ is None or field_.type != field_.TYPE_STRING or field_.is_repeated:
+        raise ContractError(f"{topic}: subject_field {path} names no string field")
+
+
+def _check_subscription(method: Method, topics: Mapping[str, Topic]) -> None:
+    if not method.subscription.types:
+        return
+    for each in method.subscription.types:
+        if each not in topics:
+            raise ContractError(f"{method.path} subscribes to {each}, which is no topic")
+    taken = method.request.DESCRIPTOR.fields_by_number.get(1)
+    kind = None if taken is None else taken.message_type
+    unary = not (method.client_streaming or method.server_streaming)
+    if kind is None or kind.full_name != EVENT or not unary or not method.delivery.deferrable:
+        raise ContractError(
+            f"{method.path} cannot take events: it must be unary, deferrable, and have {EVENT} as field 1"
+        )
+
+
+def _methods(
+    file: descriptor_pb2.FileDescriptorProto, comments: Mapping[tuple[int, ...], str], pool: DescriptorPool
+) -> dict[str, Method]:
     found: dict[str, Method] = {}
     for service_index, service in enumerate(file.service):
         if not any(_option(method.options, policy_pb2.access).audience for method in service.method):
@@ -119,12 +189,17 @@ def _methods(file: descriptor_pb2.FileDescriptorProto, pool: DescriptorPool) -> 
                 rest=_option(method.options, policy_pb2.rest),
                 http=_bindings(method.options),
                 comment=comments.get((_SERVICE, service_index, _METHOD, index), ""),
+                subscription=_option(method.options, policy_pb2.subscription),
             )
     return found
 
 
-def _option(options: descriptor_pb2.MethodOptions, extension: Any) -> Any:
+def _option(options: Any, extension: Any) -> Any:
     return options.Extensions[extension]  # protoc's stubs give extensions no type
+
+
+def _has(options: Any, extension: Any) -> bool:
+    return bool(options.HasExtension(extension))
 
 
 def _message_class(pool: DescriptorPool, type_name: str) -> type[Message]:

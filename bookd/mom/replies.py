@@ -15,7 +15,7 @@ from bookd.mom.store import Draft, Kept, Outcome
 from bookd.wire.mom.v1 import message_pb2
 
 _OUTCOME = message_pb2.Outcome.DESCRIPTOR.full_name
-# Number of the field that takes the outcome, in the request of a method that takes replies.
+# Number of the field that takes the outcome or the event, in the request of a method that takes such.
 _FIELD = 1
 # Longest ordering key that names a lane as it is.
 _LONGEST = 200
@@ -54,9 +54,7 @@ def reply(contract: Contract, defaults: Policy, kept: Kept, outcome: Outcome, no
     told = message_pb2.Outcome(message_id=kept.message_id, method=kept.method, response=outcome.response or b"")
     if outcome.status is not None:
         told.status.CopyFrom(status_pb2.Status.FromString(outcome.status))
-    packed = told.SerializeToString(deterministic=True)
-    # A message that holds field 1 only, as the wire format has it (length-delimited).
-    request = method.request.FromString(bytes([_FIELD << 3 | 2]) + _varint(len(packed)) + packed)
+    request = enclosed(method, told)
     message_id = str(uuid5(_NAMESPACE, f"reply:{kept.message_id}"))
     metadata: Mapping[str, str] = kept.metadata
     return Draft(
@@ -72,6 +70,13 @@ def reply(contract: Contract, defaults: Policy, kept: Kept, outcome: Outcome, no
         reply_to=None,
         expire_at=now + defaults.of(method.delivery).expire_after,
     )
+
+
+def enclosed(method: Method, content: Message) -> Message:
+    """The request of `method` that holds `content` as its field 1, and nothing else."""
+    packed = content.SerializeToString(deterministic=True)
+    # As the wire format has it (length-delimited), since the two may come from different pools.
+    return method.request.FromString(bytes([_FIELD << 3 | 2]) + _varint(len(packed)) + packed)
 
 
 def _varint(number: int) -> bytes:

@@ -22,6 +22,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    UniqueConstraint,
     text,
 )
 
@@ -92,4 +93,35 @@ lanes = Table(
     Column("blocked", Boolean, nullable=False, comment="its first message is a dead letter that must not be passed"),
     Index("lanes_ready", "destination", "blocked", "ready_at", "head_seq"),
     comment="lanes that have something to deliver",
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("seq", _SEQUENCE, Identity(), primary_key=True, comment="order of publication; never used again"),
+    Column("source", String(255), nullable=False, comment="CloudEvents source: where it happened"),
+    Column("event_id", String(128), nullable=False, comment="CloudEvents id, unique within the source"),
+    Column("type", String(255), nullable=False, comment="CloudEvents type: full proto name of the data"),
+    Column("subject", String(255), nullable=False, comment="CloudEvents subject: what it happened to"),
+    Column("event", LargeBinary, nullable=False, comment="serialized bookd.mom.v1.Event, without its sequence"),
+    Column("published_at", BigInteger, nullable=False, index=True, comment="microseconds since the epoch, UTC"),
+    UniqueConstraint("source", "event_id", name="events_identity"),
+    Index("events_by_type", "type", "seq"),
+    Index("events_by_subject", "subject", "seq"),
+    sqlite_autoincrement=True,
+    comment="events that were published, until nobody is to get them any more",
+)
+
+subscriptions = Table(
+    "subscriptions",
+    metadata,
+    Column("peer", String(64), primary_key=True, comment="whose subscription it is: the name in the certificate"),
+    Column("name", String(64), primary_key=True, comment="its name among those of the peer"),
+    Column("types", JSON, nullable=False, comment="only events of these types; an empty list: all"),
+    Column("subject", String(255), nullable=False, comment="only events of this subject; empty: of any"),
+    Column("cursor", BigInteger, nullable=False, comment="seq of the last event that is dealt with"),
+    Column("created_at", BigInteger, nullable=False, comment="microseconds since the epoch, UTC"),
+    Column("seen_at", BigInteger, nullable=False, comment="when its client was last heard; microseconds"),
+    CheckConstraint("cursor >= 0", name="subscriptions_cursor"),
+    comment="durable subscriptions, and how far each has come",
 )

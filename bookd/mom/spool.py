@@ -88,6 +88,20 @@ class Spool:
 
         return self.desk.write(store.keep, draft, self.now()).addBoth(written)
 
+    def fan_out(self, most: int, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        """Run `work(connection, *args, now)`, which keeps at most `most` messages and answers an object that names their
+        `destinations`; fires with that once it is on disk."""
+        self._more += most
+
+        def written(result: Any) -> Any:
+            destinations = [] if isinstance(result, Failure) else result.destinations
+            self._more -= most - len(destinations)
+            for destination in set(destinations):
+                self.arrived(destination)
+            return result
+
+        return self.desk.write(work, *args, self.now()).addBoth(written)
+
     async def look(self, draft: Draft) -> tuple[Kept | None, bool]:
         """The message with the draft's id, if there is one, and whether anything of its lane is queued.
 

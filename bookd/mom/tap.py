@@ -17,8 +17,10 @@ from bookd.bridge import daemon
 from bookd.bridge.desk import Desk
 from bookd.config import Mom
 from bookd.mom.breaker import Breaker
+from bookd.mom.broker import Broker
 from bookd.mom.courier import Courier
 from bookd.mom.destination import Destination
+from bookd.mom.event_servicer import EventServicer
 from bookd.mom.lanes import Lanes
 from bookd.mom.machine import MICROSECONDS, Policy
 from bookd.mom.router import Router
@@ -28,6 +30,7 @@ from bookd.mom.upkeep import Upkeep
 from bookd.mom.watch import Watch
 from bookd.storage.engine import open_engine
 from bookd.storage.migrate import MigrationError, upgrade
+from bookd.wire.mom.v1.events_pb2_grpc import add_EventServiceServicer_to_server
 from bookd.wire.mom.v1.mom_pb2_grpc import add_MomServiceServicer_to_server
 
 NAME = "bookd-mom"
@@ -89,7 +92,11 @@ def makeService(options: daemon.Options) -> IService:
     add_OperationsServicer_to_server(operations, server)
     router = Router(running, contract, destinations, spool, lanes, policy, patience=table.delivery_deadline)
     server.add_generic(router.lookup, sorted(destinations))
-    return daemon.daemon(NAME, *children, server)
+    broker = Broker(contract, spool, policy)
+    events: Any = EventServicer(running, broker, spool)
+    add_EventServiceServicer_to_server(events, server)
+    # The broker above the server: it stops first, and with it the streams that would never end by themselves.
+    return daemon.daemon(NAME, *children, server, broker)
 
 
 def _policy(table: Mom) -> Policy:

@@ -18,12 +18,15 @@ from sqlalchemy import Connection, func, select
 from bookd.contract.policy import may_see
 from bookd.errors import FINAL, NotFound
 from bookd.orders import rules, store
-from bookd.orders.rules import Answer, News, Order, Step
+from bookd.orders.messages import to_message
+from bookd.orders.rules import Answer, News, Order, Status, Step
 from bookd.orders.schema import steps
 from bookd.storage import outbox
+from bookd.storage.announce import announce
 from bookd.storage.outbox import Trace
 from bookd.wire.inventory.v1 import inventory_pb2
 from bookd.wire.mom.v1 import message_pb2
+from bookd.wire.orders.v1 import events_pb2
 from bookd.wire.policy.v1 import policy_pb2
 from bookd.wire.users.v1 import users_pb2
 
@@ -32,6 +35,16 @@ GET_USER = "/bookd.users.v1.UsersService/GetUser"
 RESERVE_STOCK = "/bookd.inventory.v1.InventoryService/ReserveStock"
 RELEASE_STOCK = "/bookd.inventory.v1.InventoryService/ReleaseStock"
 
+SERVICE = "bookd.orders.v1.OrdersService"
+_TOLD = {
+    Status.PENDING: events_pb2.OrderPlaced,
+    Status.CONFIRMED: events_pb2.OrderConfirmed,
+    Status.REJECTED: events_pb2.OrderRejected,
+    Status.CANCELLED: events_pb2.OrderCancelled,
+}
+
+# Pending orders of one user that are cancelled when the user is gone. Nobody has so many.
+MOST_PENDING = 100_000
 # Microseconds until a step that failed is asked for again. The MOM has tried for long by then.
 AGAIN_AFTER = 30_000_000
 
@@ -39,6 +52,7 @@ AGAIN_AFTER = 30_000_000
 def place(connection: Connection, order: Order, principal: policy_pb2.Principal, trace: Trace) -> Order:
     """Store a new order and ask for its first step."""
     store.add(connection, order)
+    _tell(connection, order, trace)
     _ask(connection, order, rules.first_step(order), trace, order.created_at, principal=principal)
     return order
 
@@ -51,9 +65,20 @@ def cancel(
     before = store.load(connection, order_id)
     if before is None or not may_see(before.user_id, principal, "staff", "admin"):
         raise no_order(order_id)
+    return _cancel(connection, before, trace, now)
+
+
+def user_deleted(connection: Connection, user_id: str, trace: Trace, now: int) -> list[str]:
+    """Cancel the orders of a user that are pending; answers their ids. Those that are confirmed are the staff's business."""
+    pending, _, _ = store.page(connection, user_id, Status.PENDING, None, MOST_PENDING)
+    return [_cancel(connection, order, trace, now).order_id for order in pending]
+
+
+def _cancel(connection: Connection, before: Order, trace: Trace, now: int) -> Order:
     after, step = rules.cancelled(before, now)
     if after is not before:
         store.save(connection, before, after)
+        _tell(connection, after, trace)
     if step is not None:
         _ask(connection, after, step, trace, now)
     return after
@@ -76,6 +101,8 @@ def apply(connection: Connection, outcome: message_pb2.Outcome, trace: Trace, no
     connection.execute(steps.update().where(steps.c.message_id == outcome.message_id).values(done_at=now))
     if after is not before:
         store.save(connection, before, after)
+    if after.status is not before.status:
+        _tell(connection, after, trace)
     if next_step is not None:
         _ask(connection, after, next_step, trace, now, pause=AGAIN_AFTER if next_step is step else 0)
     return order_id
@@ -89,6 +116,12 @@ def apply_sent(connection: Connection, sent: outbox.Message, outcome: message_pb
 def no_order(order_id: str) -> NotFound:
     """What is said of an order that is not there, or not for this caller."""
     return NotFound(f"no order {order_id[:64]}", reason="ORDER_NOT_FOUND")
+
+
+def _tell(connection: Connection, order: Order, trace: Trace) -> None:
+    """Publish what an order has become."""
+    told = _TOLD[order.status](order=to_message(order))
+    announce(connection, SERVICE, told, order.order_id, str(order.version), order.updated_at, trace)
 
 
 def _news(order: Order, step: Step, outcome: message_pb2.Outcome) -> News:

@@ -26,6 +26,7 @@ from bookd.storage import inbox, outbox
 from bookd.storage.outbox import Trace
 from bookd.wire.orders.v1 import orders_pb2, orders_pb2_grpc
 from bookd.wire.policy.v1 import policy_pb2
+from bookd.wire.users.v1.events_pb2 import UserDeleted
 
 # Seconds of the caller's deadline that are left alone when waiting for the saga.
 MARGIN = 0.3
@@ -123,6 +124,22 @@ class OrdersServicer(orders_pb2_grpc.OrdersServiceServicer):
         if order_id is None:
             self.log.warn("an outcome came for {message_id}, which no saga sent", message_id=request.outcome.message_id)
         else:
+            self._news.tell(order_id)
+        return Empty()
+
+    async def TakeUserDeleted(self, request: orders_pb2.TakeUserDeletedRequest, context: Context) -> Empty:
+        """Cancel what a user that is gone has waiting."""
+        gone, now, trace = UserDeleted(), self._now(), _trace(context)
+        if not request.event.data.Unpack(gone) or not gone.user_id:
+            raise InvalidArgument.field("event.data", "must be a bookd.users.v1.UserDeleted that names the user")
+        cancelled: list[str] = []
+
+        def work(connection: Connection) -> Empty:
+            cancelled.extend(saga.user_deleted(connection, gone.user_id, trace, now))
+            return Empty()
+
+        await self._write(inbox.once, context.call, Empty, now, work)
+        for order_id in cancelled:
             self._news.tell(order_id)
         return Empty()
 

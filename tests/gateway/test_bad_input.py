@@ -1,6 +1,7 @@
 """Bad input to the bookstore's own routes: each is a problem that names the fault, none is a 5xx, none reaches the MOM."""
 
 import json
+import re
 from typing import Any
 
 from bookd.contract.descriptors import Contract
@@ -143,8 +144,10 @@ class BadInputTests(GatewayTestCase):
             if method.access.audience == 2:  # AUDIENCE_USER
                 for rule in method.http:
                     verb = rule.WhichOneof("pattern")
-                    path = getattr(rule, verb).replace("{name=operations/*}", "operations/1")
-                    path = "/".join("1" + part.partition("}")[2] if "{" in part else part for part in path.split("/"))
+                    # {name} stands for a segment, {name=a/*/b} for what is behind its "=".
+                    path = (
+                        re.sub(r"\{[^=}]*=?([^}]*)\}", r"\1*", getattr(rule, verb)).replace("**", "*").replace("*", "1")
+                    )
                     answer = await self.ask(verb.upper(), path, b"{}" if rule.body else None, JSON)
                     self.assertEqual(answer.status, 401, f"{verb} {path}")
         self.assertEqual(self.channel.calls, [])

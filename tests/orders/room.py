@@ -23,10 +23,13 @@ from bookd.orders import saga, schema, store
 from bookd.orders.news import News
 from bookd.orders.rules import Item, Order, Status
 from bookd.orders.servicer import OrdersServicer
+from bookd.storage.announce import PUBLISH
 from bookd.storage.engine import open_engine
 from bookd.testing.desk import ImmediateDesk
 from bookd.wire.inventory.v1 import inventory_pb2
 from bookd.wire.mom.v1 import message_pb2
+from bookd.wire.mom.v1.event_pb2 import Event
+from bookd.wire.mom.v1.events_pb2 import PublishRequest
 from bookd.wire.orders.v1 import orders_pb2
 from bookd.wire.policy.v1 import policy_pb2
 from bookd.wire.users.v1 import users_pb2
@@ -83,7 +86,7 @@ class FakeMom:
 
     "up": delivered and answered. "keep": kept, and delivered by `deliver()`. "down": refused, nothing kept. "hang": no
     answer until the call is cancelled or `time_out()`. "lost": delivered, but the answer is lost. "refuse": a final
-    error.
+    error. Events are taken in any mode.
     """
 
     def __init__(self) -> None:
@@ -94,6 +97,7 @@ class FakeMom:
         self.outcomes: dict[str, message_pb2.Outcome] = {}
         self.kept: list[tuple[str, str, bytes]] = []
         self.hanging: list[Deferred[bytes]] = []
+        self.events: list[Event] = []
 
     def unary_unary(self, method: str) -> Callable[..., Deferred[bytes]]:
         """The raw call."""
@@ -107,7 +111,15 @@ class FakeMom:
         """The names of the methods that were called."""
         return [method.rpartition("/")[2] for method, _ in self.calls]
 
+    def told(self) -> list[str]:
+        """The types of the events that were published, without their package."""
+        return [event.type.rpartition(".")[2] for event in self.events]
+
     def _call(self, method: str, request: bytes, carried: dict[str, Any]) -> Deferred[bytes]:
+        if method == PUBLISH:
+            # Whatever becomes of other calls, the MOM itself is there.
+            self.events += PublishRequest.FromString(request).events
+            return succeed(b"")
         self.calls.append((method, carried))
         message_id = carried[metadata.MESSAGE_ID]
         name = method.rpartition("/")[2]
@@ -301,9 +313,11 @@ class OrdersTestCase(SynchronousTestCase):
         return order
 
     def outbox(self) -> list[str]:
-        """Method names in the outbox, in order."""
+        """Names of the methods of the saga in the outbox, in order."""
         with self.engine.connect() as connection:
-            rows = connection.exec_driver_sql("SELECT method FROM outbox ORDER BY seq").all()
+            rows = connection.exec_driver_sql(
+                "SELECT method FROM outbox WHERE lane NOT LIKE 'event %' ORDER BY seq"
+            ).all()
         return [method.rpartition("/")[2] for (method,) in rows]
 
     def push(self, seconds: float, step: float = 0.05) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
+from uuid import UUID
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +20,9 @@ from bookd.storage.engine import open_engine
 from bookd.storage.outbox import Trace
 from bookd.wire.inventory.v1 import inventory_pb2
 from bookd.wire.mom.v1 import message_pb2
+from bookd.wire.mom.v1.event_pb2 import Event
+from bookd.wire.mom.v1.events_pb2 import PublishRequest
+from bookd.wire.orders.v1 import events_pb2, orders_pb2
 from bookd.wire.policy.v1 import policy_pb2
 from bookd.wire.users.v1 import users_pb2
 from tests.orders.room import OTHER, PRICE, USER, FakeContext, OrdersTestCase, asked, pending
@@ -78,15 +82,25 @@ class EventTests(SynchronousTestCase):
         return order
 
     def sent(self) -> list[str]:
-        rows = self.connection.exec_driver_sql("SELECT method FROM outbox ORDER BY seq")
-        return [row[0].rpartition("/")[2] for row in rows]
+        return [method.rpartition("/")[2] for method in self.steps("method")]
+
+    def steps(self, columns: str) -> list[Any]:
+        """What stands in the outbox for the saga, in order."""
+        selected = f"SELECT {columns} FROM outbox WHERE lane NOT LIKE 'event %' ORDER BY seq"
+        rows = self.connection.exec_driver_sql(selected).all()
+        return [row[0] if len(row) == 1 else tuple(row) for row in rows]
+
+    def told(self) -> list[Event]:
+        """The events in the outbox, in order."""
+        rows = self.connection.exec_driver_sql("SELECT request FROM outbox WHERE lane LIKE 'event %' ORDER BY seq")
+        return [event for (request,) in rows for event in PublishRequest.FromString(request).events]
 
     def test_placed(self) -> None:
         """A new order is stored as it is, with one message and one open step of the same id."""
         self.place()
         self.assertEqual(self.load(), pending(ORDER_ID))
         rows = everything(self.connection)
-        self.assertEqual([row[0] for row in rows["steps"]], [row[1] for row in rows["outbox"]])
+        self.assertEqual([row[0] for row in rows["steps"]], self.steps("message_id"))
         self.assertEqual(self.sent(), ["ReserveStock"])
 
     def test_same_order_same_ids(self) -> None:
@@ -104,7 +118,7 @@ class EventTests(SynchronousTestCase):
     def test_request(self) -> None:
         """The reservation asks for the order's items."""
         self.place()
-        (request,) = self.connection.exec_driver_sql("SELECT request FROM outbox").one()
+        (request,) = self.steps("request")
         asked_for = inventory_pb2.ReserveStockRequest.FromString(request)
         self.assertEqual(asked_for.order_id, ORDER_ID)
         self.assertEqual([(item.book_id, item.quantity) for item in asked_for.items], [("a", 1), ("b", 2)])
@@ -116,8 +130,7 @@ class EventTests(SynchronousTestCase):
         saga.apply(self.connection, outcome(self.connection, "ADDRESS", user), TRACE, 2)
         self.assertEqual((self.load().shipping_address, self.load().status), ("1 Elm Street", Status.PENDING))
         self.assertEqual(self.sent(), ["GetUser", "ReserveStock"])
-        rows = self.connection.exec_driver_sql("SELECT DISTINCT lane, request_id, traceparent FROM outbox").all()
-        self.assertEqual([tuple(row) for row in rows], [(ORDER_ID, "request-1", "00-trace")])
+        self.assertEqual(set(self.steps("lane, request_id, traceparent")), {(ORDER_ID, "request-1", "00-trace")})
 
     def test_twice(self) -> None:
         """An outcome that comes twice is applied once, even when it says something else."""
@@ -128,6 +141,50 @@ class EventTests(SynchronousTestCase):
             self.assertEqual(saga.apply(self.connection, each, TRACE, 2), ORDER_ID)
         self.assertEqual((self.load().status, self.load().version), (Status.CONFIRMED, 2))
         self.assertEqual(self.sent(), ["ReserveStock"])
+
+    def test_told(self) -> None:
+        """What an order becomes is told once, in one lane, with the order as it then was."""
+        self.place()
+        first = outcome(self.connection, "RESERVE", reserved())
+        for each in (first, first):
+            saga.apply(self.connection, each, TRACE, 2)
+        saga.cancel(self.connection, ORDER_ID, OWNER, TRACE, 3)
+        told = self.told()
+        self.assertEqual(
+            [event.type for event in told],
+            [f"bookd.orders.v1.Order{what}" for what in ("Placed", "Confirmed", "Cancelled")],
+        )
+        self.assertEqual({event.subject for event in told}, {ORDER_ID})
+        self.assertEqual(len({event.id for event in told}), 3)
+        confirmed = events_pb2.OrderConfirmed()
+        self.assertTrue(told[1].data.Unpack(confirmed))
+        self.assertEqual(confirmed.order.status, orders_pb2.ORDER_STATUS_CONFIRMED)
+        self.assertEqual(confirmed.order.total_amount.currency_code, "USD")
+
+    def test_rejected_is_told(self) -> None:
+        """A rejected order is told with its reason."""
+        self.place()
+        rejected = inventory_pb2.Reservation(status=inventory_pb2.RESERVATION_STATUS_REJECTED, reason="sold out")
+        saga.apply(self.connection, outcome(self.connection, "RESERVE", rejected), TRACE, 2)
+        told = events_pb2.OrderRejected()
+        self.assertTrue(self.told()[-1].data.Unpack(told))
+        self.assertEqual(told.order.reason, "sold out")
+
+    def test_user_deleted(self) -> None:
+        """The pending orders of a user that is gone are cancelled and their stock is asked back; no others."""
+        self.place()
+        saga.apply(self.connection, outcome(self.connection, "RESERVE", reserved()), TRACE, 2)
+        waiting, others = str(UUID(int=1)), str(UUID(int=2))
+        saga.place(self.connection, pending(waiting), OWNER, TRACE)
+        saga.place(self.connection, pending(others, user_id=OTHER), OWNER, TRACE)
+        self.assertEqual(saga.user_deleted(self.connection, USER, TRACE, 3), [waiting])
+        self.assertEqual(saga.user_deleted(self.connection, USER, TRACE, 4), [])
+        states = {each: store.load(self.connection, each) for each in (ORDER_ID, waiting, others)}
+        self.assertEqual(
+            {each: order.status for each, order in states.items() if order is not None},
+            {ORDER_ID: Status.CONFIRMED, waiting: Status.CANCELLED, others: Status.PENDING},
+        )
+        self.assertEqual(self.sent().count("ReleaseStock"), 1)
 
     def test_foreign(self) -> None:
         """An outcome that no saga waits for is nobody's."""
@@ -151,8 +208,7 @@ class EventTests(SynchronousTestCase):
             ids.append(open_steps(self.connection)["RELEASE"])
             saga.apply(self.connection, outcome(self.connection, "RELEASE", code=13), TRACE, 5)
         self.assertEqual(len(set(ids)), 3)
-        rows = self.connection.exec_driver_sql("SELECT ready_at FROM outbox ORDER BY seq").scalars().all()
-        self.assertEqual(rows, [1, 2, *[5 + saga.AGAIN_AFTER] * 3])
+        self.assertEqual(self.steps("ready_at"), [1, 2, *[5 + saga.AGAIN_AFTER] * 3])
 
     def test_whose(self) -> None:
         """Who may not see an order cannot cancel it."""

@@ -1,5 +1,6 @@
 """Tests for `bookd.orders.servicer`, with the relay behind it and a MOM that answers, keeps, hangs and dies."""
 
+from typing import Any
 from uuid import uuid4
 
 from google.type.money_pb2 import Money
@@ -7,10 +8,12 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from bookd.contract import metadata
 from bookd.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, Unauthenticated
+from bookd.orders.rules import Status
 from bookd.wire.mom.v1 import message_pb2
 from bookd.wire.orders.v1 import orders_pb2
 from bookd.wire.policy.v1 import policy_pb2
 from bookd.wire.users.v1 import users_pb2
+from bookd.wire.users.v1.events_pb2 import UserDeleted
 from tests.orders.room import OTHER, PATIENCE, PRICE, USER, FakeContext, OrdersTestCase, asked
 
 PENDING, CONFIRMED = orders_pb2.ORDER_STATUS_PENDING, orders_pb2.ORDER_STATUS_CONFIRMED
@@ -458,3 +461,31 @@ class OutcomeTests(OrdersTestCase):
         self.push(0.2)
         order = self.successResultOf(answer)
         self.assertEqual((order.status, order.etag), (CONFIRMED, '"2"'))
+
+
+class UserDeletedTests(OrdersTestCase):
+    """TakeUserDeleted."""
+
+    def take(self, data: Any, message_id: str | None = None) -> Deferred[Any]:
+        """Call TakeUserDeleted with an event that holds `data`."""
+        request = orders_pb2.TakeUserDeletedRequest()
+        request.event.data.Pack(data)
+        context: Any = FakeContext(subject=None, message_id=message_id)
+        context.of("/bookd.orders.v1.OrdersService/TakeUserDeleted", request)
+        return Deferred.fromCoroutine(self.servicer.TakeUserDeleted(request, context))
+
+    def test_cancels(self) -> None:
+        """What waits is cancelled, its stock comes back, and that is told."""
+        self.mom.mode["ReserveStock"] = "keep"
+        order = self.created()
+        self.successResultOf(self.take(UserDeleted(user_id=USER)))
+        self.mom.deliver()
+        self.assertEqual(self.load(order.order_id).status, Status.CANCELLED)
+        self.assertEqual(self.mom.told(), ["OrderPlaced", "OrderCancelled"])
+        self.assertEqual(self.mom.inventory.held(), set())
+
+    def test_wrong(self) -> None:
+        """An event that holds something else, or names nobody, is refused."""
+        for data in (UserDeleted(), orders_pb2.Order(order_id="x")):
+            failure = self.failureResultOf(self.take(data), InvalidArgument)
+            self.assertEqual([violation.field for violation in failure.value.violations], ["event.data"])

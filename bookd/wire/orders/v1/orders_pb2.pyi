@@ -1,5 +1,6 @@
 import datetime
 
+from bookd.wire.mom.v1 import event_pb2 as _event_pb2
 from bookd.wire.mom.v1 import message_pb2 as _message_pb2
 from bookd.wire.policy.v1 import policy_pb2 as _policy_pb2
 from google.api import annotations_pb2 as _annotations_pb2
@@ -112,3 +113,9 @@ class ApplyOutcomeRequest(_message.Message):
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     outcome: _message_pb2.Outcome
     def __init__(self, outcome: _Optional[_Union[_message_pb2.Outcome, _Mapping]] = ...) -> None: ...
+
+class TakeUserDeletedRequest(_message.Message):
+    __slots__ = ("event",)
+    EVENT_FIELD_NUMBER: _ClassVar[int]
+    event: _event_pb2.Event
+    def __init__(self, event: _Optional[_Union[_event_pb2.Event, _Mapping]] = ...) -> None: ...

@@ -61,6 +61,11 @@ class OrdersServiceStub:
                 request_serializer=bookd_dot_orders_dot_v1_dot_orders__pb2.ApplyOutcomeRequest.SerializeToString,
                 response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
                 _registered_method=True)
+        self.TakeUserDeleted = channel.unary_unary(
+                '/bookd.orders.v1.OrdersService/TakeUserDeleted',
+                request_serializer=bookd_dot_orders_dot_v1_dot_orders__pb2.TakeUserDeletedRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
 
 
 class OrdersServiceServicer:
@@ -103,6 +108,13 @@ class OrdersServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TakeUserDeleted(self, request, context):
+        """Takes the event that a user is gone: the orders of theirs that are pending are cancelled.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OrdersServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -129,6 +141,11 @@ def add_OrdersServiceServicer_to_server(servicer, server):
             'ApplyOutcome': grpc.unary_unary_rpc_method_handler(
                     servicer.ApplyOutcome,
                     request_deserializer=bookd_dot_orders_dot_v1_dot_orders__pb2.ApplyOutcomeRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'TakeUserDeleted': grpc.unary_unary_rpc_method_handler(
+                    servicer.TakeUserDeleted,
+                    request_deserializer=bookd_dot_orders_dot_v1_dot_orders__pb2.TakeUserDeletedRequest.FromString,
                     response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
             ),
     }
@@ -267,6 +284,33 @@ class OrdersService:
             target,
             '/bookd.orders.v1.OrdersService/ApplyOutcome',
             bookd_dot_orders_dot_v1_dot_orders__pb2.ApplyOutcomeRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TakeUserDeleted(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bookd.orders.v1.OrdersService/TakeUserDeleted',
+            bookd_dot_orders_dot_v1_dot_orders__pb2.TakeUserDeletedRequest.SerializeToString,
             google_dot_protobuf_dot_empty__pb2.Empty.FromString,
             options,
             channel_credentials,

@@ -27,6 +27,10 @@ DELIVERY_FIELD_NUMBER: _ClassVar[int]
 delivery: _descriptor.FieldDescriptor
 REST_FIELD_NUMBER: _ClassVar[int]
 rest: _descriptor.FieldDescriptor
+SUBSCRIPTION_FIELD_NUMBER: _ClassVar[int]
+subscription: _descriptor.FieldDescriptor
+TOPIC_FIELD_NUMBER: _ClassVar[int]
+topic: _descriptor.FieldDescriptor
 
 class Access(_message.Message):
     __slots__ = ("audience", "roles", "owner_field", "owned_resource")
@@ -67,12 +71,30 @@ class Retry(_message.Message):
     def __init__(self, max_attempts: _Optional[int] = ..., initial_backoff: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_backoff: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Rest(_message.Message):
-    __slots__ = ("success_status", "cacheable")
+    __slots__ = ("success_status", "cacheable", "event_id_field", "resume_field")
     SUCCESS_STATUS_FIELD_NUMBER: _ClassVar[int]
     CACHEABLE_FIELD_NUMBER: _ClassVar[int]
+    EVENT_ID_FIELD_FIELD_NUMBER: _ClassVar[int]
+    RESUME_FIELD_FIELD_NUMBER: _ClassVar[int]
     success_status: int
     cacheable: bool
-    def __init__(self, success_status: _Optional[int] = ..., cacheable: _Optional[bool] = ...) -> None: ...
+    event_id_field: str
+    resume_field: str
+    def __init__(self, success_status: _Optional[int] = ..., cacheable: _Optional[bool] = ..., event_id_field: _Optional[str] = ..., resume_field: _Optional[str] = ...) -> None: ...
+
+class Topic(_message.Message):
+    __slots__ = ("subject_field", "roles")
+    SUBJECT_FIELD_FIELD_NUMBER: _ClassVar[int]
+    ROLES_FIELD_NUMBER: _ClassVar[int]
+    subject_field: str
+    roles: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, subject_field: _Optional[str] = ..., roles: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Subscription(_message.Message):
+    __slots__ = ("types",)
+    TYPES_FIELD_NUMBER: _ClassVar[int]
+    types: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, types: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Principal(_message.Message):
     __slots__ = ("subject", "roles", "session_id")

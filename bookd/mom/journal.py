@@ -1,0 +1,209 @@
+"""The journal: published events in their order, and how far each durable subscription has come. Plain SQL.
+
+The newest event is never removed, so that the journal knows its place even when all else is forgotten.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from attrs import field, frozen
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
+
+from bookd.errors import NotFound, OutOfRange
+from bookd.mom import store
+from bookd.mom.schema import events, subscriptions
+from bookd.mom.store import Draft
+
+
+@frozen
+class Fact:
+    """An event that is to be published; `schema` explains the fields."""
+
+    source: str
+    event_id: str
+    type: str
+    subject: str
+    event: bytes = field(repr=False)
+
+
+@frozen
+class Record:
+    """A published event: its place, and the serialized bookd.mom.v1.Event, without its sequence."""
+
+    seq: int
+    event: bytes = field(repr=False)
+
+
+@frozen
+class Filter:
+    """Which events are wanted. No types: any; no subject: any."""
+
+    types: tuple[str, ...] = ()
+    subject: str = ""
+
+
+@frozen
+class Published:
+    """The places of the events, in the order given, and the destinations of the messages that were kept for them."""
+
+    seqs: list[int]
+    destinations: list[str]
+
+
+@frozen
+class Page:
+    """Events that match, in their order; `upto` is the place up to which there are no others."""
+
+    records: list[Record]
+    upto: int
+
+
+@frozen
+class Standing:
+    """A durable subscription. Times are in microseconds."""
+
+    peer: str
+    name: str
+    wanted: Filter
+    cursor: int
+    created_at: int
+    seen_at: int
+
+
+def publish(
+    connection: Connection, facts: Sequence[Fact], messages: Callable[[Fact, int], Sequence[Draft]], now: int
+) -> Published:
+    """Add the events that are not there yet, and keep for each the messages that `messages(fact, seq)` answers."""
+    published = Published([], [])
+    for fact in facts:
+        known = connection.execute(
+            select(events.c.seq).where(events.c.source == fact.source, events.c.event_id == fact.event_id)
+        ).scalar()
+        if known is not None:
+            published.seqs.append(known)
+            continue
+        seq = connection.execute(
+            insert(events)
+            .values(
+                source=fact.source,
+                event_id=fact.event_id,
+                type=fact.type,
+                subject=fact.subject,
+                event=fact.event,
+                published_at=now,
+            )
+            .returning(events.c.seq)
+        ).scalar_one()
+        published.seqs.append(seq)
+        for draft in messages(fact, seq):
+            store.keep(connection, draft, now)
+            published.destinations.append(draft.destination)
+    return published
+
+
+def bounds(connection: Connection) -> tuple[int, int]:
+    """The places of the oldest and of the newest event; (1, 0) when there never was one."""
+    row = connection.execute(select(func.min(events.c.seq), func.max(events.c.seq))).one()
+    return (1, 0) if row[0] is None else (row[0], row[1])
+
+
+def page(connection: Connection, after: int, wanted: Filter, limit: int) -> Page:
+    """At most `limit` events that match, behind the place `after`."""
+    newest = bounds(connection)[1]
+    found = select(events.c.seq, events.c.event).where(events.c.seq > after).order_by(events.c.seq).limit(limit)
+    if wanted.types:
+        found = found.where(events.c.type.in_(wanted.types))
+    if wanted.subject:
+        found = found.where(events.c.subject == wanted.subject)
+    records = [Record(row.seq, row.event) for row in connection.execute(found)]
+    return Page(records, records[-1].seq if len(records) == limit else max(newest, after))
+
+
+def start(connection: Connection, after: int | None) -> int:
+    """The place to go on from: behind `after`; behind the newest event for None; before the oldest for 0.
+
+    Raises `OutOfRange` when events behind `after` are forgotten, or when there never was such an event.
+    """
+    oldest, newest = bounds(connection)
+    if after is None:
+        return newest
+    if after and not oldest - 1 <= after <= newest:
+        raise OutOfRange(
+            f"events from {oldest:020} to {newest:020} are kept, {after:020} is not among them",
+            reason="EVENTS_FORGOTTEN",
+            info={"oldest": f"{oldest:020}", "newest": f"{newest:020}"},
+        )
+    return after
+
+
+def subscribe(connection: Connection, peer: str, name: str, wanted: Filter, *, from_oldest: bool, now: int) -> Standing:
+    """The subscription, made if it is not there, with this filter."""
+    known = find(connection, peer, name)
+    values = {"types": list(wanted.types), "subject": wanted.subject, "seen_at": now}
+    if known is None:
+        cursor = 0 if from_oldest else bounds(connection)[1]
+        connection.execute(insert(subscriptions).values(peer=peer, name=name, cursor=cursor, created_at=now, **values))
+    else:
+        connection.execute(_of(update(subscriptions), peer, name).values(values))
+    made = find(connection, peer, name)
+    assert made is not None
+    return made
+
+
+def find(connection: Connection, peer: str, name: str) -> Standing | None:
+    """The subscription of this name."""
+    row = connection.execute(_of(select(subscriptions), peer, name)).one_or_none()
+    return None if row is None else _standing(row)
+
+
+def standings(connection: Connection) -> list[Standing]:
+    """All subscriptions, by peer and name."""
+    rows = connection.execute(select(subscriptions).order_by(subscriptions.c.peer, subscriptions.c.name))
+    return [_standing(row) for row in rows]
+
+
+def acknowledge(connection: Connection, peer: str, name: str, seq: int, now: int) -> None:
+    """All events up to `seq` are dealt with. A subscription that is gone stays gone."""
+    connection.execute(
+        _of(update(subscriptions), peer, name).where(subscriptions.c.cursor < seq).values(cursor=seq, seen_at=now)
+    )
+
+
+def unsubscribe(connection: Connection, peer: str, name: str) -> None:
+    """End a subscription. Raises `NotFound`."""
+    if connection.execute(_of(delete(subscriptions), peer, name)).rowcount != 1:
+        raise NotFound(f"no subscription {peer}/{name}", reason="SUBSCRIPTION_NOT_FOUND")
+
+
+def expire(connection: Connection, before: int) -> list[Standing]:
+    """End the subscriptions whose clients were last heard before `before`, and answer them."""
+    old = [each for each in standings(connection) if each.seen_at < before]
+    for each in old:
+        unsubscribe(connection, each.peer, each.name)
+    return old
+
+
+def purge(connection: Connection, before: int, limit: int) -> int:
+    """Remove at most `limit` events that were published before `before` and that every subscription is past; answers
+    how many. The newest stays."""
+    newest = bounds(connection)[1]
+    needed: int | None = connection.execute(select(func.min(subscriptions.c.cursor))).scalar()
+    upto = newest - 1 if needed is None else min(newest - 1, needed)
+    old = (
+        select(events.c.seq)
+        .where(events.c.published_at < before, events.c.seq <= upto)
+        .order_by(events.c.seq)
+        .limit(limit)
+    )
+    seqs = connection.execute(old).scalars().all()
+    connection.execute(delete(events).where(events.c.seq.in_(seqs)))
+    return len(seqs)
+
+
+def _of(statement: Any, peer: str, name: str) -> Any:
+    return statement.where(subscriptions.c.peer == peer, subscriptions.c.name == name)
+
+
+def _standing(row: Row[Any]) -> Standing:
+    wanted = Filter(tuple(row.types), row.subject)
+    return Standing(row.peer, row.name, wanted, row.cursor, row.created_at, row.seen_at)
