@@ -10,7 +10,7 @@ class TextTests(SynchronousTestCase):
 
     def test_joiners_and_spaces_are_text(self) -> None:
         """Persian and Hindi joiners, ideographic and no-break spaces, newline and tab are all text."""
-        for text in ("اسماعیل\u200cزاده", "क्\u200dष", "紅樓夢\u3000曹雪芹", "a\u00a0b", "a\n\tb"):
+        for text in ("اسماعیل\u200cزاده", "क्\u200dष", "紅樓夢\u3000曹雪芹", "a\u00a0b", "a\n\tb"):  # noqa: RUF001
             self.assertTrue(Checks().text("author", text, 1, 100), text)
 
     def test_control_characters_are_none(self) -> None:
