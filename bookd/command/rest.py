@@ -169,12 +169,14 @@ class Rest:
         self._keep(answer)
         return answer
 
-    async def log_out(self) -> None:
-        """End the session, at the suite and here."""
-        if self.session.tokens is not None:
-            body = {"refresh_token": self.session.tokens.refresh_token}
-            await self.call(Call("POST", "/v1/sessions:revoke", body, public=True))
-            self.session.keep(None)
+    async def log_out(self) -> Answer:
+        """End the session, at the suite and here. Without a session there is nothing to do."""
+        if self.session.tokens is None:
+            return Answer(204, Headers(), None)
+        body = {"refresh_token": self.session.tokens.refresh_token}
+        answer = await self.call(Call("POST", "/v1/sessions:revoke", body, public=True))
+        self.session.keep(None)
+        return answer
 
     def _patient(self, started: float) -> bool:
         return self._clock.seconds() - started < self._patience

@@ -11,7 +11,7 @@ from tempfile import NamedTemporaryFile
 
 from attrs import asdict, frozen
 
-from bookd.command.home import CommandError
+from bookd.command.home import CommandError, Home
 from bookd.command.init import make_folder
 
 
@@ -25,10 +25,14 @@ class Tokens:
     expires_at: float  # seconds since the epoch, by this machine's clock
 
 
-def usual_file(url: str) -> Path:
-    """Where the session with the suite at `url` is kept (XDG Base Directory Specification, state)."""
-    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(state) / "bookd" / f"session-{sha256(url.encode()).hexdigest()[:16]}.json"
+def file_for(home: Home, url: str) -> Path:
+    """Where the session with the suite at `url` is kept: in the home, or, when there is none, where this user's programs
+    keep their state (XDG Base Directory Specification)."""
+    if home.config_file.exists():
+        folder = home.path / "client"
+    else:
+        folder = Path(os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")) / "bookd"
+    return folder / f"session-{sha256(url.encode()).hexdigest()[:16]}.json"
 
 
 class Session:
