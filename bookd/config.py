@@ -113,19 +113,21 @@ class Service(_Table, kw_only=True):
 
     grpc: Grpc
     database: str
+    mom: Peer
 
 
 class Inventory(Service, kw_only=True):
     """The inventory."""
 
     database: str = "data/inventory.sqlite"
+    # A book whose stock falls to this or below is told of (bookd.inventory.v1.StockLow).
+    low_stock: Annotated[int, msgspec.Meta(ge=0)] = 5
 
 
 class Orders(Service, kw_only=True):
     """The orders."""
 
     database: str = "data/orders.sqlite"
-    mom: Peer
     # How long CreateOrder waits for the inventory's decision before it answers with a pending order.
     patience: Seconds = 1.2
 

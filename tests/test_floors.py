@@ -16,7 +16,7 @@ ROOT = Path(bookd.__file__).parent
 DAEMONS = ("gateway", "mom", "inventory", "orders", "users")
 # Modules of a daemon by their floor; whatever is not named here is a service, floor 4.
 PURE = {"rules", "machine"}
-SQL = {"schema", "store", "journal", "search", "words"}
+SQL = {"schema", "store", "journal", "facts", "search", "words"}
 TOP = {"tap"}
 
 

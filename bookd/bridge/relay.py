@@ -78,7 +78,7 @@ class Relay(Service):
         *,
         now: Callable[[], int],
         apply: Apply,
-        told: Callable[[str], None],
+        told: Callable[[str], None] = lambda _: None,
         jitter: Callable[[], float] = random,
     ) -> None:
         self._reactor = reactor
@@ -211,6 +211,17 @@ class Relay(Service):
             return await deferred
         finally:
             self._interruptible.discard(deferred)
+
+
+def nothing_follows(connection: Connection, message: outbox.Message, outcome: message_pb2.Outcome, now: int) -> None:
+    """`apply` for a service that only publishes: what comes of an event is nobody's business, but a refusal is a fault."""
+    if outcome.status.code:
+        Relay.log.error(
+            "{method} {message_id} was refused: {why}",
+            method=message.method,
+            message_id=message.message_id,
+            why=outcome.status.message,
+        )
 
 
 def _metadata(message: outbox.Message) -> list[tuple[str, str | bytes]]:

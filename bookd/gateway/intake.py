@@ -77,6 +77,8 @@ class Intake:
             raise InvalidArgument("the body must be application/json in UTF-8", reason=problem.MEDIA_TYPE)
         message = binding.bind(variables, request.uri.partition(b"?")[2].decode("utf-8"), body)
         policy.authorize(method, principal, message)
+        if method.rest.resume_field:
+            _resume(message, method.rest.resume_field, one(request, "last-event-id"))
         if verb not in READS:
             _precondition(message, headers.if_match(every(request, "if-match")))
         named = headers.deadline(one(request, "grpc-timeout"), one(request, "request-timeout"))
@@ -135,6 +137,12 @@ def _precondition(message: Message, etag: str | None) -> None:
             holder.etag = etag
             return
     raise InvalidArgument.field("If-Match", "this request cannot be made conditional")
+
+
+def _resume(message: Message, field: str, last_event_id: str | None) -> None:
+    """Put Last-Event-ID where the rpc looks for it. It is newer than what a client that reconnects has in its query."""
+    if last_event_id:
+        setattr(message, field, last_event_id)
 
 
 def every(request: Request, name: str) -> list[str]:

@@ -24,6 +24,7 @@ from bookd.gateway import answers, headers, operations, problem, streams
 from bookd.gateway.calls import Calls
 from bookd.gateway.connection import VERBS, Request
 from bookd.gateway.intake import READS, Asked, Intake, every
+from bookd.gateway.streams import Streams
 from bookd.wire.policy.v1 import policy_pb2
 
 
@@ -57,6 +58,7 @@ class Gateway:
         router: Router[Binding],
         intake: Intake,
         calls: Calls,
+        streams: Streams,
         encode: Callable[[Message], bytes],
         *,
         max_wait: float,
@@ -65,6 +67,7 @@ class Gateway:
         self._router = router
         self._intake = intake
         self._calls = calls
+        self._streams = streams
         self._encode = encode
         self._max_wait = max_wait
         self._seconds = seconds
@@ -167,12 +170,20 @@ class Gateway:
     async def _stream(self, request: Request, asked: Asked) -> None:
         """Send what a streaming rpc yields; it ends when the client leaves, or at the deadline that the client named."""
         path, kind = asked.method.path, asked.method.response
-        await streams.pour(
+        named = asked.method.rest.event_id_field
+        events = headers.wants_events(every(request, "accept"))
+
+        def frame(raw: bytes) -> bytes:
+            message = kind.FromString(raw)
+            text = asked.binding.encode(message)
+            return streams.event(text, str(getattr(message, named)) if named else "") if events else streams.line(text)
+
+        await self._streams.pour(
             request,
             self._calls.stream(path, asked.message.SerializeToString(), asked.named, asked.metadata),
-            lambda raw: asked.binding.encode(kind.FromString(raw)),
-            events=headers.wants_events(every(request, "accept")),
-            told=lambda error: self._told(Failure(error), request),
+            frame,
+            lambda error: self._told(Failure(error), request),
+            events=events,
         )
 
     def _told(self, failure: Failure, request: Request) -> BookdError:

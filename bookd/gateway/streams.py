@@ -5,17 +5,23 @@ The next message is taken from the call only when the client has room for it, so
 
 A failure before the first message is an ordinary problem. One that comes later, when the status line is gone, is the
 last line, `{"error": problem}`, or an event named `error`.
+
+Where the rpc's policy names a field as the id of an event, events have that id, so that a client whose connection broke
+can resume (HTML, section 9.2). A silent stream of events sends a comment now and then, which shows both sides that the
+other is there.
 """
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
+from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
-from bookd.errors import BookdError
+from bookd.errors import BookdError, Unavailable
 from bookd.gateway import problem
 from bookd.gateway.connection import Request
 
@@ -23,6 +29,12 @@ NDJSON = "application/x-ndjson"
 EVENTS = "text/event-stream"
 # A client waits no longer than this for the head of a response whose first message is not there yet.
 _HEAD_AFTER = 1.0
+# Seconds between the comments in a stream of events.
+HEARTBEAT = 15.0
+# What the id of an event cannot hold.
+_BREAKS = re.compile("[\\r\\n\\0]")
+
+Told = Callable[[Exception], BookdError]
 
 
 @implementer(IPushProducer)
@@ -53,48 +65,106 @@ class Valve:
         self._stop()
 
 
-async def pour(
-    request: Request,
-    responses: Any,
-    encode: Callable[[bytes], bytes],
-    *,
-    events: bool,
-    told: Callable[[Exception], BookdError],
-) -> None:
-    """Send what the call yields, each message encoded by `encode`. Raises the call's failure while nothing was sent.
+class Streams(Service):
+    """The streams that are open. It stops before the listener: a stream that never ends by itself is cut off when the
+    daemon drains, at the end of a message, and its client may resume elsewhere."""
 
-    `told` makes of a failure what the client may hear.
-    """
-    started = False
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._open: set[_Stream] = set()
 
-    def begin() -> None:
-        nonlocal started
-        if not started:
-            started = True
-            request.setHeader("Content-Type", EVENTS if events else NDJSON)
-            request.setHeader("Cache-Control", "no-store")
-            request.write(b"")
+    def stopService(self) -> Any:
+        """End all streams."""
+        stopped = super().stopService()
+        for each in list(self._open):
+            each.stop()
+        return stopped
 
-    valve = Valve(responses.cancel)
-    request.registerProducer(valve, True)
-    head = request.site.reactor.callLater(_HEAD_AFTER, begin)
-    try:
-        async for raw in responses:
-            begin()
-            text = encode(raw)
-            request.write(b"data: " + text + b"\n\n" if events else text + b"\n")
-            closed = valve.passable()
-            if closed is not None:
-                await closed
-        begin()
-    except Exception as error:
-        if not started or request.channel is None:
-            raise
-        text = json.dumps(problem.fields(told(error), request.request_id)).encode()
-        request.write(b"event: error\ndata: " + text + b"\n\n" if events else b'{"error": ' + text + b"}\n")
-    finally:
-        if head.active():
-            head.cancel()
-        responses.cancel()
-        if request.channel is not None:
-            request.unregisterProducer()
+    async def pour(
+        self, request: Request, responses: Any, frame: Callable[[bytes], bytes], told: Told, *, events: bool
+    ) -> None:
+        """Send what the call yields, each message framed by `frame`. Raises the call's failure while nothing was sent.
+
+        `told` makes of a failure what the client may hear.
+        """
+        if not self.running:
+            responses.cancel()
+            raise Unavailable("the gateway is stopping", reason="STOPPING", retry_after=1.0)
+        stream = _Stream(request, responses, events=events, reactor=self._reactor)
+        self._open.add(stream)
+        try:
+            await stream.pour(frame, told)
+        finally:
+            self._open.discard(stream)
+
+
+class _Stream:
+    def __init__(self, request: Request, responses: Any, *, events: bool, reactor: Any) -> None:
+        self._request = request
+        self._responses = responses
+        self._events = events
+        self._started = False
+        self._stopped = False
+        self._valve = Valve(responses.cancel)
+        self._reactor = reactor
+        # First the head, if nothing comes; then the comments.
+        self._timer = reactor.callLater(_HEAD_AFTER, self._beat)
+
+    def stop(self) -> None:
+        """End the stream as if the call had ended."""
+        self._stopped = True
+        self._valve.resumeProducing()
+        self._responses.cancel()
+
+    async def pour(self, frame: Callable[[bytes], bytes], told: Told) -> None:
+        request = self._request
+        request.registerProducer(self._valve, True)
+        try:
+            async for raw in self._responses:
+                self._begin()
+                request.write(frame(raw))
+                closed = self._valve.passable()
+                if closed is not None:
+                    await closed
+                if self._stopped:
+                    break
+            self._begin()
+        except Exception as error:
+            if self._stopped:
+                self._begin()
+                return
+            if not self._started or request.channel is None:
+                raise
+            text = json.dumps(problem.fields(told(error), request.request_id)).encode()
+            request.write(b"event: error\ndata: " + text + b"\n\n" if self._events else b'{"error": ' + text + b"}\n")
+        finally:
+            if self._timer.active():
+                self._timer.cancel()
+            self._responses.cancel()
+            if request.channel is not None:
+                request.unregisterProducer()
+
+    def _begin(self) -> None:
+        if not self._started and self._request.channel is not None:
+            self._started = True
+            self._request.setHeader("Content-Type", EVENTS if self._events else NDJSON)
+            self._request.setHeader("Cache-Control", "no-store")
+            self._request.write(b"")
+
+    def _beat(self) -> None:
+        if self._started and self._valve.passable() is None:
+            self._request.write(b":\n\n")
+        self._begin()
+        if self._events:
+            self._timer = self._reactor.callLater(HEARTBEAT, self._beat)
+
+
+def line(text: bytes) -> bytes:
+    """A line of NDJSON. `text` is JSON without line breaks."""
+    return text + b"\n"
+
+
+def event(text: bytes, event_id: str) -> bytes:
+    """A server-sent event; without an id when that is empty. `text` is JSON without line breaks."""
+    number = b"id: " + event_id.encode() + b"\n" if event_id and not _BREAKS.search(event_id) else b""
+    return number + b"data: " + text + b"\n\n"

@@ -21,6 +21,7 @@ from bookd.gateway.connection import Site
 from bookd.gateway.intake import Intake, Limits
 from bookd.gateway.listener import Listener, ServerTLS
 from bookd.gateway.routes import Gateway, route_table
+from bookd.gateway.streams import Streams
 from bookd.gateway.tokens import Keys, Tokens
 
 NAME = "bookd-gateway"
@@ -56,10 +57,12 @@ def makeService(options: daemon.Options) -> IService:
     except (ContractError, OSError, ValueError) as error:
         daemon.fail(NAME, error)
     calls = Calls(channel, grace=table.grace, reactor=clock)
+    streams = Streams(clock)
     gateway = Gateway(
         router,
         Intake(tokens, Limits(table.default_deadline, table.max_deadline), new_id),
         calls,
+        streams,
         lambda message: encode(message, contract.pool),
         max_wait=table.max_deadline,
         seconds=clock.seconds,
@@ -75,4 +78,4 @@ def makeService(options: daemon.Options) -> IService:
     front = MultiService()
     calls.setServiceParent(front)
     listener.setServiceParent(front)
-    return daemon.daemon(NAME, channel, front)
+    return daemon.daemon(NAME, channel, front, streams)

@@ -23,7 +23,7 @@ from sqlalchemy import (
     Table,
 )
 
-from bookd.storage import inbox
+from bookd.storage import inbox, outbox
 
 INT32_MAX = 2**31 - 1
 
@@ -105,3 +105,4 @@ reservation_items = Table(
 )
 
 inbox.define(metadata)
+outbox.define(metadata)

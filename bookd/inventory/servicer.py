@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from sqlalchemy import Connection
 from twisted.internet.defer import Deferred
 
+from bookd.bridge.crossing import shield
 from bookd.contract.call import Call
 from bookd.inventory import rules, store, words
 from bookd.storage import inbox
@@ -36,10 +37,15 @@ class Context(Protocol):
 
 
 class InventoryServicer:
-    """The inventory. `now` answers microseconds since the epoch, `new_id` a new book id."""
+    """The inventory. `now` answers microseconds since the epoch, `new_id` a new book id. `low` is the stock that is told
+    to be low; `wake` tells the relay that there may be something to send."""
 
-    def __init__(self, desk: Desk, now: Callable[[], int], new_id: Callable[[], str]) -> None:
+    def __init__(
+        self, desk: Desk, now: Callable[[], int], new_id: Callable[[], str], *, low: int, wake: Callable[[], None]
+    ) -> None:
         self._desk = desk
+        self._low = low
+        self._wake = wake
         self._now = now
         self._new_id = new_id
 
@@ -68,8 +74,8 @@ class InventoryServicer:
 
     async def DeleteBook(self, request: wire.DeleteBookRequest, context: Context) -> Empty:
         """Take a book out of the catalogue."""
-        book_id = rules.require("book_id", request.book_id)
-        return await self._write(context, Empty, self._now(), lambda connection: store.delete_book(connection, book_id))
+        book_id, now = rules.require("book_id", request.book_id), self._now()
+        return await self._write(context, Empty, now, lambda connection: store.delete_book(connection, book_id, now))
 
     async def AdjustStock(self, request: wire.AdjustStockRequest, context: Context) -> wire.Book:
         """Add copies, or take them away."""
@@ -78,7 +84,7 @@ class InventoryServicer:
             context,
             wire.Book,
             now,
-            lambda connection: store.adjust_stock(connection, request.book_id, quantity, now),
+            lambda connection: store.adjust_stock(connection, request.book_id, quantity, now, self._low),
         )
 
     async def ReserveStock(self, request: wire.ReserveStockRequest, context: Context) -> wire.Reservation:
@@ -88,7 +94,7 @@ class InventoryServicer:
             context,
             wire.Reservation,
             now,
-            lambda connection: store.reserve_stock(connection, request.order_id, lines, now),
+            lambda connection: store.reserve_stock(connection, request.order_id, lines, now, self._low),
         )
 
     async def ReleaseStock(self, request: wire.ReleaseStockRequest, context: Context) -> wire.Reservation:
@@ -99,5 +105,10 @@ class InventoryServicer:
         )
 
     async def _write(self, context: Context, answer: type[M], now: int, work: Callable[[Connection], M]) -> M:
-        response: M = await self._desk.write(inbox.once, context.call, answer, now, work)
-        return response
+        def committed(response: M) -> M:
+            self._wake()
+            return response
+
+        # Whether or not the caller still waits, what was committed is to be told.
+        written: Deferred[M] = self._desk.write(inbox.once, context.call, answer, now, work)
+        return await shield(written.addCallback(committed))

@@ -11,10 +11,11 @@ from sqlalchemy.exc import IntegrityError
 
 from bookd.contract import paging
 from bookd.errors import Aborted, AlreadyExists, FailedPrecondition, NotFound, OutOfRange, Violation
-from bookd.inventory import rules, search
+from bookd.inventory import facts, rules, search
 from bookd.inventory.rules import Change, Draft, Line
 from bookd.inventory.schema import INT32_MAX, books, reservation_items, reservations
 from bookd.inventory.words import Query
+from bookd.wire.inventory.v1 import events_pb2 as events
 from bookd.wire.inventory.v1 import inventory_pb2 as wire
 
 # Bytes of books in one page: 1,000 books with long titles would not fit into one gRPC message (4 MiB).
@@ -43,7 +44,7 @@ def create_book(connection: Connection, draft: Draft, now: int) -> wire.Book:
         _refuse_taken(connection, draft.book_id, draft.isbn)
         raise
     search.add(connection, row.seq, draft.title, draft.author, draft.isbn)
-    return _book(row)
+    return _told(connection, events.BOOK_CHANGE_ADDED, _book(row), now)
 
 
 def get_book(connection: Connection, book_id: str) -> wire.Book:
@@ -103,20 +104,21 @@ def update_book(connection: Connection, change: Change, now: int) -> wire.Book:
     if (changed.title, changed.author, changed.isbn) != (row.title, row.author, row.isbn):
         search.remove(connection, row.seq)
         search.add(connection, row.seq, changed.title, changed.author, changed.isbn or "")
-    return _book(changed)
+    return _told(connection, events.BOOK_CHANGE_UPDATED, _book(changed), now)
 
 
-def delete_book(connection: Connection, book_id: str) -> Empty:
+def delete_book(connection: Connection, book_id: str, now: int) -> Empty:
     """Take the book out of the catalogue. Raises `NotFound`."""
-    seq = connection.execute(delete(books).where(books.c.book_id == book_id).returning(books.c.seq)).scalar()
-    if seq is None:
+    row = connection.execute(delete(books).where(books.c.book_id == book_id).returning(books)).one_or_none()
+    if row is None:
         raise _no_book(book_id)
-    search.remove(connection, seq)
+    search.remove(connection, row.seq)
+    _told(connection, events.BOOK_CHANGE_REMOVED, _book(row), now)
     return Empty()
 
 
-def adjust_stock(connection: Connection, book_id: str, quantity: int, now: int) -> wire.Book:
-    """Add `quantity` copies, or take them away. Raises `NotFound`; `FailedPrecondition` when there are not so many to
+def adjust_stock(connection: Connection, book_id: str, quantity: int, now: int, low: int) -> wire.Book:
+    """Add `quantity` copies, or take them away; `low` is the stock that is told to be low. Raises `NotFound`; `FailedPrecondition` when there are not so many to
     take; `OutOfRange` when there would be more than can be counted."""
     row = connection.execute(
         update(books)
@@ -130,7 +132,8 @@ def adjust_stock(connection: Connection, book_id: str, quantity: int, now: int) 
         .returning(books)
     ).one_or_none()
     if row is not None:
-        return _book(row)
+        _low(connection, row, -quantity, low, now)
+        return _told(connection, events.BOOK_CHANGE_UPDATED, _book(row), now)
     refused = _row(connection, book_id)
     if refused.stock < -quantity:
         raise FailedPrecondition(
@@ -140,8 +143,9 @@ def adjust_stock(connection: Connection, book_id: str, quantity: int, now: int) 
     raise OutOfRange(f"book {book_id} would have more than {INT32_MAX:,} copies", reason="STOCK_TOO_LARGE")
 
 
-def reserve_stock(connection: Connection, order_id: str, lines: Sequence[Line], now: int) -> wire.Reservation:
-    """Take all lines from the stock, or none. What was decided for an order before is answered again."""
+def reserve_stock(connection: Connection, order_id: str, lines: Sequence[Line], now: int, low: int) -> wire.Reservation:
+    """Take all lines from the stock, or none; `low` is the stock that is told to be low. What was decided for an order
+    before is answered again."""
     decided = _reservation(connection, order_id)
     if decided is not None:
         return decided
@@ -162,6 +166,9 @@ def reserve_stock(connection: Connection, order_id: str, lines: Sequence[Line], 
         items = [_item(order_id, position, line, rows[line.book_id]) for position, line in enumerate(lines)]
         connection.execute(insert(reservation_items), items)
         _move(connection, [(item["book_seq"], item["quantity"]) for item in items], now)
+        for line in lines:
+            if rows[line.book_id].stock - line.quantity <= low:
+                _low(connection, _row(connection, line.book_id), line.quantity, low, now)
     answer = _reservation(connection, order_id)
     assert answer is not None
     return answer
@@ -186,6 +193,25 @@ def release_stock(connection: Connection, order_id: str, now: int) -> wire.Reser
     answer = _reservation(connection, order_id)
     assert answer is not None
     return answer
+
+
+def _told(connection: Connection, change: events.BookChange, book: wire.Book, now: int) -> wire.Book:
+    facts.book_changed(connection, change, book, now)
+    return book
+
+
+def _low(connection: Connection, row: Row[Any], taken: int, threshold: int, now: int) -> None:
+    """Tell if `taken` copies, which are gone from `row`, were too many."""
+    facts.stock_low(
+        connection,
+        row.stock + taken,
+        row.stock,
+        threshold,
+        book_id=row.book_id,
+        title=row.title,
+        version=f"{row.seq}.{row.version}",
+        now=now,
+    )
 
 
 def _everything(position: list[str | int] | None) -> Select[Any]:

@@ -14,6 +14,7 @@ from uuid6 import uuid7
 
 from bookd.bridge import daemon
 from bookd.bridge.desk import Desk
+from bookd.bridge.relay import Relay, nothing_follows
 from bookd.inventory.servicer import InventoryServicer
 from bookd.storage.engine import open_engine
 from bookd.storage.migrate import MigrationError, upgrade
@@ -24,8 +25,13 @@ NAME = "bookd-inventory"
 Options = daemon.Options
 
 
+def now() -> int:
+    """Microseconds since the epoch, UTC."""
+    return time.time_ns() // 1000
+
+
 def makeService(options: daemon.Options) -> IService:
-    """Database, desk, servicer, server, from the bottom up.
+    """Database and desk, then the channel and the relay to the MOM, servicer and server on top.
 
     The migrations run here, before twistd goes into the background: a database that cannot be used is then said where
     it is seen, and nothing is served from half a schema. The connection is closed again, as none survives a fork.
@@ -40,9 +46,11 @@ def makeService(options: daemon.Options) -> IService:
         upgrade(engine, "bookd.inventory")
         engine.dispose()
         server = daemon.grpc_server(table.grpc, home, contract)
+        channel = daemon.channel(table.mom, table.grpc.identity, home)
     except (OSError, ValueError, MigrationError) as error:
         daemon.fail(NAME, error)
     desk = Desk(running, engine)
-    servicer: Any = InventoryServicer(desk, lambda: time.time_ns() // 1000, lambda: str(uuid7()))
+    relay = Relay(running, desk, channel, now=now, apply=nothing_follows)
+    servicer: Any = InventoryServicer(desk, now, lambda: str(uuid7()), low=table.low_stock, wake=relay.wake)
     add_InventoryServiceServicer_to_server(servicer, server)
-    return daemon.daemon(NAME, desk, server)
+    return daemon.daemon(NAME, desk, channel, relay, server)

@@ -13,7 +13,7 @@ from sqlalchemy import (
     Table,
 )
 
-from bookd.storage import inbox
+from bookd.storage import inbox, outbox
 
 metadata = MetaData()
 
@@ -92,3 +92,4 @@ refresh_tokens = Table(
 )
 
 inbox.define(metadata)
+outbox.define(metadata)

@@ -6,21 +6,27 @@ from attrs import frozen
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import Connection
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from bookd.bridge.context import Context
+from bookd.bridge.crossing import shield
 from bookd.bridge.desk import Desk
 from bookd.bridge.workers import Workers
 from bookd.contract import paging
 from bookd.contract.call import Call, fingerprint
 from bookd.errors import NotFound, Unauthenticated
 from bookd.storage import inbox
+from bookd.storage.announce import announce
 from bookd.users import rules, store, tokens
 from bookd.users.keys import SigningKey, jwks
 from bookd.users.passwords import Passwords
 from bookd.users.rules import Change, NewUser, Verdict
 from bookd.users.store import User
 from bookd.wire.users.v1 import users_pb2, users_pb2_grpc
+from bookd.wire.users.v1.events_pb2 import UserDeleted
+
+SOURCE = "bookd.users.v1.UsersService"
 
 
 @frozen
@@ -34,7 +40,8 @@ class Settings:
 
 
 class UsersServicer(users_pb2_grpc.UsersServiceServicer):
-    """Users over a desk. Passwords are hashed by `workers`; the first of `keys` signs."""
+    """Users over a desk. Passwords are hashed by `workers`; the first of `keys` signs. `wake` tells the relay that there may
+    be something to send."""
 
     log = Logger()
 
@@ -48,6 +55,7 @@ class UsersServicer(users_pb2_grpc.UsersServiceServicer):
         settings: Settings,
         now: Callable[[], int],
         new_id: Callable[[], str],
+        wake: Callable[[], None],
     ) -> None:
         self._desk = desk
         self._workers = workers
@@ -56,6 +64,7 @@ class UsersServicer(users_pb2_grpc.UsersServiceServicer):
         self._settings = settings
         self._now = now
         self._new_id = new_id
+        self._wake = wake
 
     async def RegisterUser(self, request: users_pb2.RegisterUserRequest, context: Context) -> users_pb2.User:
         """Register a customer."""
@@ -152,7 +161,14 @@ class UsersServicer(users_pb2_grpc.UsersServiceServicer):
 
     async def DeleteUser(self, request: users_pb2.DeleteUserRequest, context: Context) -> Empty:
         """Delete a user and end its sessions."""
-        return await self._desk.write(_delete, context.call, request.user_id, self._now())
+
+        def committed(answer: Empty) -> Empty:
+            self._wake()
+            return answer
+
+        deleting: Deferred[Empty] = self._desk.write(_delete, context.call, request.user_id, self._now())
+        # Whether or not the caller still waits, it is to be told.
+        return await shield(deleting.addCallback(committed))
 
     async def GetKeys(self, request: users_pb2.GetKeysRequest, context: Context) -> users_pb2.JsonWebKeySet:
         """The public keys."""
@@ -221,6 +237,7 @@ def _update(connection: Connection, call: Call, user: users_pb2.User, wanted: Ch
 def _delete(connection: Connection, call: Call, user_id: str, now: int) -> Empty:
     def work(connection: Connection) -> Empty:
         store.remove(connection, user_id)
+        announce(connection, SOURCE, UserDeleted(user_id=user_id), user_id, "1", now)
         return Empty()
 
     return inbox.once(connection, call, Empty, now, work)

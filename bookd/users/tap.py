@@ -15,6 +15,7 @@ from uuid6 import uuid7
 
 from bookd.bridge import daemon
 from bookd.bridge.desk import Desk
+from bookd.bridge.relay import Relay, nothing_follows
 from bookd.bridge.workers import Workers
 from bookd.storage.engine import open_engine
 from bookd.storage.migrate import MigrationError, upgrade
@@ -44,7 +45,7 @@ def new_id() -> str:
 
 
 def makeService(options: daemon.Options) -> IService:
-    """Database, desk and workers, servicer, server, from the bottom up.
+    """Database, desk and workers, then the channel and the relay to the MOM, servicer and server on top.
 
     Migrations and the first administrator come here, before twistd goes into the background: what cannot be used is then
     said where it is seen. The connection is closed again, as none survives a fork.
@@ -62,6 +63,7 @@ def makeService(options: daemon.Options) -> IService:
             log.warn("there is no administrator, and no file {path} that names one", path=str(home / table.admin))
         engine.dispose()
         server = daemon.grpc_server(table.grpc, home, contract)
+        channel = daemon.channel(table.mom, table.grpc.identity, home)
     except (OSError, ValueError, MigrationError, keys.KeysError, AdministratorError) as error:
         daemon.fail(NAME, error)
     desk = Desk(running, engine)
@@ -72,8 +74,9 @@ def makeService(options: daemon.Options) -> IService:
         access_lifetime=table.access_lifetime,
         refresh_lifetime=table.refresh_lifetime,
     )
+    relay = Relay(running, desk, channel, now=now, apply=nothing_follows)
     servicer: Any = UsersServicer(
-        desk, workers, passwords=passwords, keys=signing, settings=settings, now=now, new_id=new_id
+        desk, workers, passwords=passwords, keys=signing, settings=settings, now=now, new_id=new_id, wake=relay.wake
     )
     add_UsersServiceServicer_to_server(servicer, server)
-    return daemon.daemon(NAME, desk, workers, Upkeep(running, desk, now), server)
+    return daemon.daemon(NAME, desk, workers, Upkeep(running, desk, now), channel, relay, server)

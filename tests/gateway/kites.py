@@ -54,6 +54,7 @@ service KiteService {
   rpc WatchWind(WatchWindRequest) returns (stream Gust) {
     option (google.api.http) = {get: "/kites/v1/wind"};
     option (bookd.policy.v1.access) = {audience: AUDIENCE_PUBLIC};
+    option (bookd.policy.v1.rest) = {event_id_field: "note" resume_field: "after"};
   }
   rpc Mend(GetKiteRequest) returns (Kite) {
     option (google.api.http) = {post: "/kites/v1/mendings/{kite_id}" body: "*"};
@@ -67,7 +68,7 @@ message ListKitesRequest { string colour = 1; int32 page_size = 2; }
 message ListOwnRequest { string owner = 1; }
 message ListKitesResponse { repeated Kite kites = 1; }
 message TugKiteRequest { string kite_id = 1; int32 force = 2; }
-message WatchWindRequest { int32 count = 1; }
+message WatchWindRequest { int32 count = 1; string after = 2; }
 message Gust { int32 knots = 1; string note = 2; }
 """
 SERVICE = "/kites.v1.KiteService/"

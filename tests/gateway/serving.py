@@ -31,6 +31,7 @@ from bookd.gateway.connection import Site
 from bookd.gateway.intake import Intake, Limits
 from bookd.gateway.listener import Listener, ServerTLS
 from bookd.gateway.routes import Gateway, route_table
+from bookd.gateway.streams import Streams
 from bookd.gateway.tokens import Keys, Tokens
 from bookd.pki import issue, make_authority
 from tests.gateway import kites
@@ -82,6 +83,7 @@ class FakeChannel:
     answers: dict[str, Any] = field(factory=dict)
     calls: list[Call] = field(factory=list)
     cancelled: list[str] = field(factory=list)
+    on_cancel: Callable[[], object] = lambda: None
 
     def unary_unary(self, method: str) -> Callable[..., Deferred[bytes]]:
         def call(request: bytes, timeout: float | None = None, metadata: Any = ()) -> Deferred[bytes]:
@@ -131,6 +133,7 @@ class FakeStream:
         if not self.ended:
             self.ended = True
             self.channel.cancelled.append(self.path)
+            self.channel.on_cancel()
 
 
 class Answer:
@@ -188,10 +191,12 @@ class GatewayTestCase(TestCase):
         self.calls = Calls(self.channel, grace=2.0, reactor=reactor)
         keys = Keys(folder / "jwks.json", reactor.seconds)
         self.tokens = Tokens(keys, "bookd", "bookd", lambda: int(time() * 1e6))
+        self.streams = Streams(reactor)
         self.gateway = Gateway(
             route_table(bindings(self.spoken)),
             Intake(self.tokens, Limits(default_deadline=10.0, max_deadline=60.0), self.new_id),
             self.calls,
+            self.streams,
             lambda message: encode(message, self.spoken.pool),
             max_wait=60.0,
             seconds=reactor.seconds,
@@ -206,6 +211,7 @@ class GatewayTestCase(TestCase):
         tls = ServerTLS(Identity(certificate="cert.pem", private_key="key.pem"), folder, reactor.seconds)
         self.listener = Listener("127.0.0.1", 0, self.site, tls, grace=2.0, reactor=reactor)
         self.calls.startService()
+        self.streams.startService()
         self.listener.startService()
         self.addCleanup(self.stop)
         self.authority = _AUTHORITY
@@ -216,6 +222,8 @@ class GatewayTestCase(TestCase):
         self.client = HTTPClient(agent)
 
     async def stop(self) -> None:
+        if self.streams.running:
+            await maybeDeferred(self.streams.stopService)
         if self.listener.running:
             await self.listener.stopService()
         if self.calls.running:

@@ -6,7 +6,8 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from bookd.errors import NotFound
+from bookd.errors import Cancelled, NotFound
+from bookd.gateway import streams
 from tests.gateway.kites import SERVICE
 from tests.gateway.serving import Call, GatewayTestCase
 
@@ -43,6 +44,54 @@ class StreamTests(GatewayTestCase):
         self.assertEqual(answer.header("Content-Type"), "text/event-stream")
         events = answer.body.decode().split("\n\n")
         self.assertEqual([json.loads(event.removeprefix("data: "))["knots"] for event in events[:-1]], [0, 1])
+
+    async def test_resuming(self) -> None:
+        """Events have the id that the policy names; Last-Event-ID goes into the field for it, before the query."""
+
+        async def gusts(call: Call) -> AsyncIterator[Any]:
+            for note in ("7", "", "a\nb", "8"):
+                yield self.message("Gust", note=note)
+
+        self.channel.answers[WATCH] = gusts
+        sent = {"Accept": "text/event-stream", "Last-Event-ID": "6"}
+        events = (await self.ask("GET", PATH + "?after=3", headers=sent)).body.decode().split("\n\n")
+        self.assertEqual([event.partition("data: ")[0] for event in events[:-1]], ["id: 7\n", "", "", "id: 8\n"])
+        self.assertEqual(self.message("WatchWindRequest").FromString(self.channel.calls[0].request).after, "6")
+        await self.ask("GET", PATH + "?after=3")
+        self.assertEqual(self.message("WatchWindRequest").FromString(self.channel.calls[1].request).after, "3")
+
+    async def test_heartbeat(self) -> None:
+        """A silent stream of events sends comments."""
+        self.patch(streams, "HEARTBEAT", 0.01)
+        silence: Deferred[None] = Deferred()
+
+        async def gusts(call: Call) -> AsyncIterator[Any]:
+            await silence
+            yield self.message("Gust", note="at last")
+
+        self.channel.answers[WATCH] = gusts
+        client = await self.raw(b"GET /kites/v1/wind HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n")
+        await self.until(lambda: client.received.count(b":\n\n") >= 2)
+        silence.callback(None)
+        await self.until(lambda: client.received.endswith(b"0\r\n\r\n"))
+        self.assertIn(b"id: at last\n", client.received)
+
+    async def test_draining(self) -> None:
+        """A stream that would never end is ended when the daemon stops; its client sees a complete response."""
+        self.channel.answers[WATCH] = self.endless
+        client = await self.raw(b"GET /kites/v1/wind HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await self.until(lambda: b"knots" in client.received)
+        self.streams.stopService()
+        await self.until(lambda: client.received.endswith(b"0\r\n\r\n"))
+        self.assertIn(WATCH, self.channel.cancelled)
+        self.assertNotIn(b"error", client.received)
+
+    async def endless(self, call: Call) -> AsyncIterator[Any]:
+        """One gust, and then a calm that ends when the call is cancelled."""
+        yield self.message("Gust")
+        calm: Deferred[None] = Deferred()
+        self.channel.on_cancel = lambda: calm.errback(Cancelled("the call was cancelled"))
+        await calm
 
     async def test_head(self) -> None:
         """HEAD tells the type without a call."""

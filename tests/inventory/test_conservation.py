@@ -52,7 +52,7 @@ class Inventory(RuleBasedStateMachine):
         """Delete a book, whatever holds copies of it."""
         try:
             with self.engine.begin() as connection:
-                store.delete_book(connection, book_id)
+                store.delete_book(connection, book_id, NOW)
         except NotFound:
             assert book_id not in self.stock
         else:
@@ -63,7 +63,7 @@ class Inventory(RuleBasedStateMachine):
         """Copies come in or go out."""
         try:
             with self.engine.begin() as connection:
-                store.adjust_stock(connection, book_id, change, NOW)
+                store.adjust_stock(connection, book_id, change, NOW, 1)
         except NotFound:
             assert book_id not in self.stock
         except FailedPrecondition:
@@ -75,7 +75,7 @@ class Inventory(RuleBasedStateMachine):
     def reserve(self, order_id: str, lines: dict[str, int]) -> None:
         """An order asks for copies, perhaps again."""
         with self.engine.begin() as connection:
-            answer = store.reserve_stock(connection, order_id, [Line(*line) for line in lines.items()], NOW)
+            answer = store.reserve_stock(connection, order_id, [Line(*line) for line in lines.items()], NOW, 1)
         if order_id not in self.decided:
             if all(self.stock.get(book_id, -1) >= quantity for book_id, quantity in lines.items()):
                 self.decided[order_id] = wire.RESERVATION_STATUS_RESERVED
@@ -104,7 +104,7 @@ class Inventory(RuleBasedStateMachine):
         try:
             with self.engine.begin() as connection:
                 store.release_stock(connection, order_id, NOW)
-                store.reserve_stock(connection, order_id + "x", [Line(book_id, 1)], NOW)
+                store.reserve_stock(connection, order_id + "x", [Line(book_id, 1)], NOW, 1)
                 raise BookdError("rolled back")
         except BookdError:
             pass

@@ -127,7 +127,7 @@ class SearchTests(InventoryTestCase):
         with self.engine.begin() as connection:
             store.update_book(connection, Change("solitude", "", title="Cien años de soledad"), NOW)
             store.update_book(connection, Change("hp1", "", isbn=""), NOW)
-            store.delete_book(connection, "hp3")
+            store.delete_book(connection, "hp3", NOW)
         self.assertEqual(self.ids("anos soledad"), ["solitude"])
         self.assertEqual(self.ids("hundred"), [])
         self.assertEqual(self.ids("9780439554930"), [])
@@ -204,7 +204,7 @@ class PageTests(InventoryTestCase):
 
         def delete(seen: int) -> None:
             with self.engine.begin() as connection:
-                store.delete_book(connection, order[seen - 1])
+                store.delete_book(connection, order[seen - 1], NOW)
 
         self.assertEqual(self.walk("red fox", 7, delete), order)
         self.assertLess(len(self.ids()), len(ids))

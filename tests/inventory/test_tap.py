@@ -25,6 +25,8 @@ from tests.inventory.room import usd
 INTENT = "0190a0b0-0000-7000-8000-000000000001"
 
 CONFIG = """
+[inventory]
+mom = { name = "mom", addresses = ["localhost:1"] }
 [inventory.grpc]
 identity = { certificate = "inventory.pem", private_key = "inventory.key", ca = "ca.pem" }
 port = 0
@@ -108,5 +110,5 @@ class TapTests(TestCase):
     def test_unknown_driver(self) -> None:
         """A database URL without its driver likewise."""
         path = self.home / "bookd.toml"
-        path.write_text('[inventory]\ndatabase = "nosuch://x/y"\n' + CONFIG)
+        path.write_text(CONFIG.replace("[inventory]", '[inventory]\ndatabase = "nosuch://x/y"'))
         self.assertRegex(self.refusal(), r"\Abookd-inventory: [^\n]*nosuch[^\n]*\n\Z")

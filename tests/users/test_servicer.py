@@ -33,8 +33,10 @@ from bookd.users.passwords import Passwords
 from bookd.users.schema import metadata
 from bookd.users.servicer import Settings, UsersServicer
 from bookd.users.upkeep import PERIOD, Upkeep
+from bookd.wire.mom.v1.events_pb2 import PublishRequest
 from bookd.wire.policy.v1 import policy_pb2
 from bookd.wire.users.v1 import users_pb2
+from bookd.wire.users.v1.events_pb2 import UserDeleted
 
 NOW = 1_700_000_000_000_000
 KEY = "0199c0de-1111-7000-8000-000000000001"
@@ -64,6 +66,7 @@ class UsersTestCase(SynchronousTestCase):
         self.passwords = CountingPasswords()
         self.key = keys.generate(NOW)
         numbers = count(1)
+        self.woken: list[bool] = []
         self.desk: Any = ImmediateDesk(self.engine)
         workers: Any = ImmediateWorkers()
         self.servicer = UsersServicer(
@@ -74,6 +77,7 @@ class UsersTestCase(SynchronousTestCase):
             settings=Settings("bookd", "bookd", 900.0, 3600.0),
             now=lambda: self.time,
             new_id=lambda: f"0199c0de-0000-7000-8000-{next(numbers):012d}",
+            wake=lambda: self.woken.append(True),
         )
 
     def call(self, name: str, request: Any, *, who: Any = None, message_id: str | None = None) -> Deferred[Any]:
@@ -293,6 +297,19 @@ class ChangeTests(UsersTestCase):
         self.refused(NotFound, "GetUser", users_pb2.GetUserRequest(user_id=user.user_id))
         self.refused(Unauthenticated, "Refresh", users_pb2.RefreshRequest(refresh_token=session.refresh_token))
         self.register()
+
+    def test_deletion_is_told(self) -> None:
+        """That a user is gone is told, once."""
+        user = self.register()
+        for _ in range(2):
+            self.ok("DeleteUser", users_pb2.DeleteUserRequest(user_id=user.user_id), message_id=KEY)
+        with self.engine.connect() as connection:
+            (request,) = connection.exec_driver_sql("SELECT request FROM outbox").scalars().all()
+        (event,) = PublishRequest.FromString(request).events
+        told = UserDeleted()
+        self.assertTrue(event.data.Unpack(told))
+        self.assertEqual((told.user_id, event.subject), (user.user_id, user.user_id))
+        self.assertTrue(self.woken)
 
     def test_pages(self) -> None:
         """Pages neither repeat nor skip while users register and leave in between."""
