@@ -106,6 +106,9 @@ class Mom(_Table, kw_only=True):
     expire_after: Seconds = 7 * 86400.0
     # How long a finished operation can be asked for.
     keep_finished: Seconds = 7 * 86400.0
+    # How long events are kept at least, and a durable subscription whose client stays away.
+    keep_events: Seconds = 7 * 86400.0
+    keep_subscriptions: Seconds = 30 * 86400.0
 
 
 class Service(_Table, kw_only=True):

@@ -26,7 +26,7 @@ from bookd.mom.machine import MICROSECONDS, Policy
 from bookd.mom.router import Router
 from bookd.mom.servicer import MomServicer, OperationsServicer
 from bookd.mom.spool import Spool
-from bookd.mom.upkeep import Upkeep
+from bookd.mom.upkeep import Retention, Upkeep
 from bookd.mom.watch import Watch
 from bookd.storage.engine import open_engine
 from bookd.storage.migrate import MigrationError, upgrade
@@ -66,7 +66,9 @@ def makeService(options: daemon.Options) -> IService:
     desk = Desk(running, engine)
     spool, lanes = Spool(desk, now), Lanes()
     destinations: dict[str, Destination] = {}
-    children: list[Any] = [desk, Upkeep(running, spool, contract, policy, round(table.keep_finished * MICROSECONDS))]
+    kept = (table.keep_finished, table.keep_events, table.keep_subscriptions)
+    retention = Retention(*(round(seconds * MICROSECONDS) for seconds in kept))
+    children: list[Any] = [desk, Upkeep(running, spool, contract, policy, retention)]
     for each, channel in zip(table.destinations, channels, strict=True):
         breaker = Breaker(each.peer.name)
         couriers = []

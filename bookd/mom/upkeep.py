@@ -1,17 +1,19 @@
-"""What has to be done from time to time: ended operations are forgotten, and messages whose time is over are given up.
+"""What has to be done from time to time: ended operations and old events are forgotten, subscriptions whose clients do not
+come back end, and messages whose time is over are given up.
 
 Both go in small batches, so that no call waits long behind one; the loop outlives its exceptions.
 """
 
 from typing import Any
 
+from attrs import frozen
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from bookd.contract.descriptors import Contract
-from bookd.mom import store
+from bookd.mom import journal, store
 from bookd.mom.courier import expired
 from bookd.mom.machine import IllegalTransition, Policy
 from bookd.mom.replies import reply
@@ -21,17 +23,27 @@ from bookd.mom.spool import Spool
 INTERVAL, BATCH, SOON = 5.0, 200, 0.05
 
 
+@frozen
+class Retention:
+    """How long things are kept, in microseconds: operations once they are finished, events, and subscriptions since their
+    clients were last heard."""
+
+    finished: int
+    events: int
+    subscriptions: int
+
+
 class Upkeep(Service):
-    """The upkeep of one store. Finished operations are kept for `keep_finished` microseconds."""
+    """The upkeep of one store."""
 
     log = Logger()
 
-    def __init__(self, clock: Any, spool: Spool, contract: Contract, policy: Policy, keep_finished: int) -> None:
+    def __init__(self, clock: Any, spool: Spool, contract: Contract, policy: Policy, retention: Retention) -> None:
         self._clock = clock
         self._spool = spool
         self._contract = contract
         self._policy = policy
-        self._keep_finished = keep_finished
+        self._retention = retention
         self._timer: IDelayedCall | None = None
         self._look: Deferred[None] | None = None
         self._counted = False
@@ -73,12 +85,15 @@ class Upkeep(Service):
     async def once(self) -> bool:
         """One look; answers whether there may be more to do."""
         now = self._spool.now()
-        removed = await self._spool.purge(now - self._keep_finished, BATCH)
+        removed = await self._spool.purge(now - self._retention.finished, BATCH)
+        for ended in await self._spool.desk.write(journal.expire, now - self._retention.subscriptions):
+            self.log.warn("subscription {peer}/{name} ended: its client stayed away", peer=ended.peer, name=ended.name)
+        forgotten = await self._spool.desk.write(journal.purge, now - self._retention.events, BATCH)
         over = await self._spool.desk.read(store.expired, now, BATCH)
         withdrawn = 0
         for place in over:
             withdrawn += await self._give_up(place.message_id)
-        return BATCH in (removed, withdrawn)
+        return BATCH in (removed, forgotten, withdrawn)
 
     async def _give_up(self, message_id: str) -> bool:
         kept = await self._spool.find(message_id)
