@@ -85,7 +85,11 @@ def plainly(refusal: Refusal) -> str:
     lines = [f"{first}: {problem['detail']}" if problem.get("detail") else first]
     if refusal.reason:
         lines[0] += f" ({refusal.reason})"
-    lines += [f"  {field}: {description}" for field, description in violations(refusal)]
+    faults = [f"{field}: {description}" for field, description in violations(refusal)]
+    if faults != [problem.get("detail")]:
+        lines += [f"  {fault}" for fault in faults]
+    if refusal.answer is not None and refusal.answer.headers.hasHeader("retry-after"):
+        lines[0] += f"; try again in {refusal.answer.retry_after(1.0):.0f} s"
     return "\n".join(lines)
 
 

@@ -39,6 +39,11 @@ def status(value: object) -> str:
     return clean(value).removeprefix("ORDER_STATUS_").removeprefix("MESSAGE_STATE_").lower()
 
 
+def when(value: object) -> str:
+    """A timestamp without the parts of a second."""
+    return clean(value)[:19].replace("T", " ")
+
+
 def show(console: Console, body: object) -> None:
     """Print an answer's body, as what it is."""
     if not isinstance(body, Mapping) or not body:
@@ -52,19 +57,19 @@ def show(console: Console, body: object) -> None:
 
 
 def _books(console: Console, body: Body) -> None:
-    rows = [
-        (
-            each.get("book_id"),
-            each.get("title"),
-            each.get("author"),
-            each.get("isbn"),
-            each.get("stock"),
-            money(each.get("price")),
+    """Two lines for each book, since ids and titles are too long to stand side by side."""
+    for book in body["books"]:
+        console.print(
+            Text(clean(book.get("title")), style="bold") + Text(f"  {clean(book.get('author'))}", style="not bold")
         )
-        for each in body["books"]
-    ]
-    _table(console, ("book_id", "title", "author", "isbn", ">stock", ">price"), rows)
-    _more(console, body, len(rows), "books")
+        facts = (
+            book.get("book_id"),
+            book.get("isbn"),
+            money(book.get("price")),
+            f"{clean(book.get('stock'))} in stock",
+        )
+        console.print(Text("  " + "  ".join(clean(fact) for fact in facts if fact), style="dim"), soft_wrap=True)
+    _more(console, body, len(body["books"]), "books")
 
 
 def _orders(console: Console, body: Body) -> None:
@@ -72,7 +77,7 @@ def _orders(console: Console, body: Body) -> None:
         (
             each.get("order_id"),
             status(each.get("status")),
-            each.get("created_at"),
+            when(each.get("created_at")),
             sum(int(item.get("quantity") or 0) for item in each.get("items") or []),
             money(each.get("total_amount")),
         )

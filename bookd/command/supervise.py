@@ -12,6 +12,7 @@ import sysconfig
 import time
 import xmlrpc.client
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, cast
@@ -157,10 +158,16 @@ class Supervisor:
             self._call("getState")
         except CommandError:
             return False
+        except xmlrpc.client.Fault:  # it is there, and ending
+            return True
         return True
 
     def processes(self) -> dict[str, Process]:
-        """The daemons by name, in `DAEMONS` order."""
+        """The daemons by name, in `DAEMONS` order. Raises `CommandError` when the suite is ending."""
+        try:
+            answer = self._call("getAllProcessInfo")
+        except xmlrpc.client.Fault as fault:
+            raise CommandError(f"the suite in {self.home.path} is ending") from fault
         found = {
             info["name"]: Process(
                 name=info["name"],
@@ -170,7 +177,7 @@ class Supervisor:
                 since=info["start"] if info["pid"] else info["stop"],
                 error=info["spawnerr"],
             )
-            for info in cast("list[dict[str, Any]]", self._call("getAllProcessInfo"))
+            for info in cast("list[dict[str, Any]]", answer)
         }
         return {name: found[name] for name in DAEMONS if name in found}
 
@@ -199,7 +206,8 @@ class Supervisor:
 
     def shutdown(self) -> None:
         """Tell the supervisor to stop all daemons and itself. Does not wait."""
-        self._call("shutdown")
+        with suppress(xmlrpc.client.Fault):  # it is doing so already
+            self._call("shutdown")
 
     def _change(self, verb: str, process: Process, wait: bool, *, harmless: str) -> None:
         try:

@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import as_file, files
-from pathlib import Path
 from threading import Event
 from types import FrameType
 from typing import IO
@@ -28,6 +27,7 @@ import click
 from bookd.command import supervise
 from bookd.command.home import CommandError, Home
 from bookd.command.init import make_folder, make_home
+from bookd.command.leftover import end_leftovers, kill_session, only_one
 from bookd.command.ports import require_free
 from bookd.command.supervise import Supervisor, await_serving
 
@@ -81,7 +81,7 @@ def supervisord(home: Home) -> Iterator[subprocess.Popen[bytes]]:
             click.echo("bookd: the suite did not stop in time; killing what is left of it", err=True)
             process.kill()
             process.wait()
-        _kill_session(process.pid)
+        kill_session(process.pid)
 
 
 def child(command: list[str], output: int | IO[bytes], errors: int | IO[bytes]) -> subprocess.Popen[bytes]:
@@ -102,17 +102,6 @@ def child(command: list[str], output: int | IO[bytes], errors: int | IO[bytes]) 
         start_new_session=True,
         preexec_fn=tie,  # noqa: PLW1509 - this process has one thread
     )
-
-
-def _kill_session(leader: int) -> None:
-    """Kill the daemons that a supervisord which did not end by itself left behind."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        pid = int(folder.name)
-        try:
-            if os.getsid(pid) == leader:
-                os.kill(pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            continue
 
 
 class Suite:
@@ -186,22 +175,26 @@ class Suite:
 
 def run(home: Home, stop: Event) -> None:
     """Run the suite of `home` until `stop` is set."""
-    if Supervisor(home).answers():
-        raise CommandError(f"the suite in {home.path} runs already; end it with: bookd --home {home.path} ctl shutdown")
-    if not home.config_file.exists():
-        make_home(home)
-        click.echo(f"made {home.path}; the administrator's name and password are in {home.admin}")
-    require_free(home.listeners())
-    with supervisord(home) as process:
-        suite = Suite(home, process, stop)
-        try:
-            suite.ready()
-            suite.load_sample()
-            click.echo(f"bookd is ready: {suite.url}")
-            suite.stay()
-        except Stopped:
-            pass
-        click.echo("bookd is stopping")
+    make_folder(home.path)
+    with only_one(home):
+        if not home.config_file.exists():
+            make_home(home)
+            click.echo(f"made {home.path}; the administrator's name and password are in {home.admin}")
+        listeners = home.listeners()
+        end_leftovers(home, stop)
+        if stop.is_set():
+            return
+        require_free(listeners)
+        with supervisord(home) as process:
+            suite = Suite(home, process, stop)
+            try:
+                suite.ready()
+                suite.load_sample()
+                click.echo(f"bookd is ready: {suite.url}")
+                suite.stay()
+            except Stopped:
+                pass
+            click.echo("bookd is stopping")
 
 
 @click.command()
