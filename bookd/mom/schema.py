@@ -28,7 +28,6 @@ from sqlalchemy import (
 
 # SQLite gives out row numbers to a column of exactly this type.
 _SEQUENCE: Final = BigInteger().with_variant(Integer(), "sqlite")
-_QUEUED: Final = text("state = 1")
 _FINISHED: Final = text("finished_at IS NOT NULL")
 
 metadata = MetaData()
@@ -67,8 +66,9 @@ messages = Table(
     CheckConstraint("(state = 1) = (status_code IS NULL)", name="messages_outcome"),
     CheckConstraint("(state = 2) = (response IS NOT NULL)", name="messages_response"),
     CheckConstraint("(state IN (3, 4, 5)) = (status IS NOT NULL)", name="messages_status"),
-    Index("messages_queued", "destination", "lane", "seq", sqlite_where=_QUEUED, postgresql_where=_QUEUED),
-    Index("messages_expiring", "expire_at", sqlite_where=_QUEUED, postgresql_where=_QUEUED),
+    # With the state in the key, not as a condition: SQLite's planner then sees that these narrow most.
+    Index("messages_by_lane", "destination", "lane", "state", "seq"),
+    Index("messages_expiring", "state", "expire_at"),
     Index("messages_finished_at", "finished_at", sqlite_where=_FINISHED, postgresql_where=_FINISHED),
     Index("messages_by_state", "state", "seq"),
     Index("messages_by_subject", "subject", "seq"),

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from attrs import asdict, field, frozen
-from sqlalchemy import Connection, Row, Select, delete, exists, func, insert, literal_column, select, update
+from sqlalchemy import Connection, Row, Select, delete, exists, func, insert, select, update
 
 from bookd.errors import Code, FailedPrecondition, InvalidArgument, NotFound
 from bookd.mom.machine import FINISHED, Event, MessageState, after
@@ -101,8 +101,7 @@ class Depth:
     oldest: int | None  # microseconds
 
 
-# Spelled out, not bound: only so is it seen that the partial indexes hold all that is asked for.
-_QUEUED = messages.c.state == literal_column(str(int(MessageState.QUEUED)))
+_QUEUED = messages.c.state == MessageState.QUEUED
 
 
 def keep(connection: Connection, draft: Draft, now: int) -> tuple[Kept, bool]:
@@ -278,7 +277,6 @@ def expired(connection: Connection, now: int, limit: int) -> list[Place]:
         .where(_QUEUED, messages.c.expire_at <= now)
         .order_by(messages.c.expire_at)
         .limit(limit)
-        .with_hint(messages, "INDEXED BY messages_expiring", "sqlite")
     )
     return [Place(**row._mapping) for row in connection.execute(old)]
 
@@ -366,8 +364,6 @@ def _settle(connection: Connection, destination: str, lane: str, left: int) -> A
         .where(messages.c.destination == destination, messages.c.lane == lane, _QUEUED)
         .order_by(messages.c.seq)
         .limit(1)
-        # SQLite, which knows nothing of how many rows there are, would read all that is queued, in order.
-        .with_hint(messages, "INDEXED BY messages_queued", "sqlite")
     ).one_or_none()
     if head is None:
         connection.execute(delete(lanes).where(here))
