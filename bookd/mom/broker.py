@@ -60,6 +60,11 @@ class Broker(Service):
         self._tell()
         return stopped
 
+    @property
+    def followers(self) -> int:
+        """How many streams wait for news."""
+        return len(self._waiting)
+
     def subscribers(self, topic: str) -> list[str]:
         """Paths of the rpcs that get the events of a type."""
         return sorted(each.method.path for each in self._subscribers if topic in each.types)
