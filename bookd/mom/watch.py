@@ -1,9 +1,12 @@
 """Asks a destination for its health, again and again, and tells its breaker.
 
-A destination that is stopped is noticed by the first probe that nobody answers, one that hangs (SIGSTOP, a blocked loop)
-by the first probe that runs out of time while no call was answered either. Both take at most interval + timeout.
+A destination that is stopped is noticed by the first probe that nobody answers. One that hangs (SIGSTOP, a blocked loop)
+is noticed once it has answered nothing, neither a probe nor a call, for `timeout` while a probe was under way: at most
+interval + timeout after its last answer. One that is busy answers calls, though its health check stands in a queue; it
+goes on being served. One that is down is asked more often, so that it is found soon after it is back.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from grpc_health.v1 import health_pb2
@@ -18,6 +21,11 @@ from bookd.mom.breaker import Breaker, BreakerState
 PATH = "/grpc.health.v1.Health/Check"
 # Somebody is there, but keeps no health service: fine for a service that is not ours.
 _ALIVE = frozenset({Code.UNIMPLEMENTED, Code.NOT_FOUND})
+# Longest pause between two probes of a destination that is down, in seconds.
+RETURN = 0.2
+# How often in the course of its timeout a probe looks whether something else was answered.
+LOOKS = 5
+_NEARLY = 0.999  # sums of fifths are not exact
 
 
 class Watch(Service):
@@ -70,40 +78,66 @@ class Watch(Service):
         finally:
             self._probe = None
             if self.running:
-                self._next = self._clock.callLater(self._interval, self.hurry)
+                is_open = self._breaker.state is BreakerState.OPEN
+                self._next = self._clock.callLater(
+                    min(self._interval, RETURN) if is_open else self._interval, self.hurry
+                )
 
     async def _ask(self) -> None:
-        answers = self._breaker.answers
-        call = self._check(health_pb2.HealthCheckRequest(), timeout=self._timeout)
-        # The channel keeps the deadline too; this one holds even if it does not.
-        call.addTimeout(self._timeout, self._clock, lambda result, _: result)
+        call = self._check(health_pb2.HealthCheckRequest(), timeout=None)
+        silence = _Silence(self._clock, self._breaker, self._timeout, call.cancel)
         try:
             response = await call
         except BookdError as error:
             if error.code in _ALIVE:
                 self._breaker.serving()
-            elif error.code is Code.DEADLINE_EXCEEDED:
-                self._silent(answers)
             else:
                 self._breaker.down(f"{error.code.name}: {error.message}")
         except CancelledError:
-            if not self.running:
+            if not silence.lasted:
                 raise
-            self._silent(answers)
+            self._breaker.down(f"no answer within {self._timeout:g} s")
         else:
             if response.status == health_pb2.HealthCheckResponse.SERVING:
                 self._breaker.serving()
             else:
                 self._breaker.down("it says that it is not serving")
-
-    def _silent(self, answers: int) -> None:
-        # A destination that is busy answers calls, though its health check stands in a queue.
-        if self._breaker.answers != answers and self._breaker.state is not BreakerState.OPEN:
-            self._breaker.serving()
-        else:
-            self._breaker.down(f"no answer within {self._timeout:g} s")
+        finally:
+            silence.stop()
 
     def _no_next(self) -> None:
         if self._next is not None and self._next.active():
             self._next.cancel()
         self._next = None
+
+
+class _Silence:
+    """Measures, while a probe is under way, how long a destination has answered nothing, and calls `end` when that is
+    too long. Answers that come although it counts as down belong to calls of before, and prove nothing."""
+
+    def __init__(self, clock: Any, breaker: Breaker, timeout: float, end: Callable[[], None]) -> None:
+        self.lasted = False
+        self._clock = clock
+        self._breaker = breaker
+        self._timeout = timeout
+        self._end = end
+        self._answers = breaker.answers
+        self._began = self._since = clock.seconds()
+        self._timer = clock.callLater(timeout / LOOKS, self._look)
+
+    def stop(self) -> None:
+        """Measure no longer."""
+        if self._timer.active():
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        now = self._clock.seconds()
+        if self._breaker.answers != self._answers and self._breaker.state is not BreakerState.OPEN:
+            self._answers, self._since = self._breaker.answers, now
+        if now - self._since >= self._timeout * _NEARLY:
+            self.lasted = True
+            self._end()
+            return
+        self._timer = self._clock.callLater(self._timeout / LOOKS, self._look)
+        if self._since > self._began and now - self._began >= self._timeout * _NEARLY:
+            self._breaker.serving()
