@@ -9,15 +9,14 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 from OpenSSL.SSL import Error as TLSError
 from treq.client import HTTPClient
-from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
-from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionClosed, DNSLookupError
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import deferLater
@@ -193,16 +192,17 @@ class Rest:
 
     async def _exchange(self, call: Call, key: str | None) -> Answer:
         deferred = ensureDeferred(self._answer(call, key))
-        deferred.addTimeout(ANSWER_SECONDS, self._clock)
+        deferred.addTimeout(ANSWER_SECONDS, self._clock, self._too_slow)
         try:
             status, headers, data = await deferred
-        except (DeferredTimeout, CancelledError, ConnectingCancelledError) as error:
-            raise Unreachable(f"{self.url} did not answer within {ANSWER_SECONDS:.0f} seconds") from error
         except (ConnectError, DNSLookupError) as error:
             raise Unreachable(f"{self.url} cannot be reached: {error}") from error
         except TLSError as error:
             raise Unreachable(f"{self.url}{tls_reason(error)}") from error
         return judge(status, headers, data)
+
+    def _too_slow(self, _: object, seconds: float) -> NoReturn:
+        raise Unreachable(f"{self.url} did not answer within {seconds:.0f} seconds")
 
     async def _answer(self, call: Call, key: str | None) -> tuple[int, Headers, bytes]:
         headers = {"Accept": "application/json, application/problem+json", "User-Agent": "bookd"}
