@@ -253,17 +253,27 @@ def _wrap(server: Server, path: str, method: Any, behaviour: Callable[[Any, Cont
 
 async def _pour(responses: AsyncIterator[Any], write: Callable[[Any], Any]) -> None:
     """Write all that an iterator of our colour yields; close it when the call ends before it does."""
+    step: Deferred[Any] = succeed(None)
     try:
         while True:
+            step = Deferred.fromCoroutine(_next(responses))
             try:
-                response = await to_asyncio(anext(responses))
+                response = await to_asyncio(step)
             except StopAsyncIteration:
                 return
             await write(response)
     finally:
+        # A step that was cancelled takes a moment to end; until it has, the iterator runs and cannot be closed.
+        ended: Deferred[None] = Deferred()
+        step.addBoth(lambda _: ended.callback(None))
+        await to_asyncio(ended)
         close = getattr(responses, "aclose", None)
         if close is not None:
             await to_asyncio(close())
+
+
+async def _next(responses: AsyncIterator[Any]) -> Any:
+    return await anext(responses)
 
 
 def check_free(host: str, port: int) -> None:
