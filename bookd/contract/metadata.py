@@ -12,6 +12,8 @@ TRACEPARENT = "traceparent"
 REPLY_TO = "bookd-reply-to"
 # "1": the MOM keeps the call at once, in place of trying to forward it first (RFC 7240, respond-async).
 RESPOND_ASYNC = "bookd-respond-async"
+# "1": the MOM kept the call and delivers it now; it may have come before. Never on a call that is forwarded at once.
+REDELIVERY = "bookd-redelivery"
 
 # What the MOM hands on and stores with a kept call.
 CARRIED = (MESSAGE_ID, PRINCIPAL, REQUEST_ID, TRACEPARENT)

@@ -38,8 +38,6 @@ from bookd.mom.store import Kept, Outcome
 RECOVERY = 1.0
 # Longest pause of a message that a healthy destination keeps refusing, in microseconds.
 LONGEST_REFUSAL = 5 * MICROSECONDS
-# Tells the destination that the call was kept and may have come before.
-REDELIVERY = "bookd-redelivery"
 
 
 class Courier(Service):
@@ -251,7 +249,7 @@ def expired() -> Outcome:
 
 def carried(kept: Kept) -> list[tuple[str, str | bytes]]:
     """The metadata that a kept message is delivered with."""
-    values: list[tuple[str, str | bytes]] = [(metadata.MESSAGE_ID, kept.message_id), (REDELIVERY, "1")]
+    values: list[tuple[str, str | bytes]] = [(metadata.MESSAGE_ID, kept.message_id), (metadata.REDELIVERY, "1")]
     if kept.principal:
         values.append((metadata.PRINCIPAL, kept.principal))
     return values + list(kept.metadata.items())

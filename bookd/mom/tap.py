@@ -8,14 +8,19 @@ reactor.install()
 
 import random
 import time
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from google.longrunning.operations_pb2_grpc import add_OperationsServicer_to_server
-from twisted.application.service import IService
+from sqlalchemy import Engine
+from twisted.application.service import IService, MultiService
 
 from bookd.bridge import daemon
+from bookd.bridge.channel import Channel
 from bookd.bridge.desk import Desk
+from bookd.bridge.server import Server
 from bookd.config import Mom
+from bookd.contract.descriptors import Contract
 from bookd.mom.breaker import Breaker
 from bookd.mom.broker import Broker
 from bookd.mom.courier import Courier
@@ -34,6 +39,8 @@ from bookd.wire.mom.v1.events_pb2_grpc import add_EventServiceServicer_to_server
 from bookd.wire.mom.v1.mom_pb2_grpc import add_MomServiceServicer_to_server
 
 NAME = "bookd-mom"
+# Seconds that deliveries may go on when the MOM stops: what is cut off is delivered again.
+GRACE = 0.5
 
 Options = daemon.Options
 
@@ -44,7 +51,7 @@ def now() -> int:
 
 
 def makeService(options: daemon.Options) -> IService:
-    """Database and desk; for each peer a channel, a watch and couriers; the upkeep; the server on top.
+    """The daemon that the configuration describes.
 
     The migrations run here, before twistd goes into the background: a database that cannot be used is then said where
     it is seen. The connection is closed again, as none survives a fork.
@@ -54,24 +61,32 @@ def makeService(options: daemon.Options) -> IService:
     table: Mom
     table, home = daemon.table(options, "mom")
     contract = daemon.contract(NAME, home, table.descriptor_sets)
-    policy = _policy(table)
     try:
         engine = open_engine(table.database if "://" in table.database else home / table.database)
         upgrade(engine, "bookd.mom")
         engine.dispose()
         server = daemon.grpc_server(table.grpc, home, contract)
-        channels = [daemon.channel(each.peer, table.grpc.identity, home) for each in table.destinations]
+        channels = [daemon.channel(each.peer, table.grpc.identity, home, GRACE) for each in table.destinations]
     except (OSError, ValueError, MigrationError) as error:
         daemon.fail(NAME, error)
+    return assembled(running, table, contract, engine, channels, server)
+
+
+def assembled(
+    running: Any, table: Mom, contract: Contract, engine: Engine, channels: Sequence[Channel], server: Server
+) -> daemon.Daemon:
+    """Database and desk; for each peer a channel, a watch and couriers; the upkeep; the server on top.
+
+    Services of one kind stop together: however many destinations there are, the MOM is gone soon.
+    """
+    policy = _policy(table)
     desk = Desk(running, engine)
     spool, lanes = Spool(desk, now), Lanes()
     destinations: dict[str, Destination] = {}
-    kept = (table.keep_finished, table.keep_events, table.keep_subscriptions)
-    retention = Retention(*(round(seconds * MICROSECONDS) for seconds in kept))
-    children: list[Any] = [desk, Upkeep(running, spool, contract, policy, retention)]
+    watches, couriers = [], []
     for each, channel in zip(table.destinations, channels, strict=True):
         breaker = Breaker(each.peer.name)
-        couriers = []
+        watches.append(Watch(running, channel, breaker, table.probe_interval, table.probe_timeout))
         for name in each.services:
             destinations[name] = Destination(name, channel, breaker)
             couriers.append(
@@ -85,9 +100,9 @@ def makeService(options: daemon.Options) -> IService:
                     fraction=random.random,
                     concurrency=table.concurrency,
                     deadline=table.delivery_deadline,
+                    grace=GRACE,
                 )
             )
-        children += [channel, Watch(running, channel, breaker, table.probe_interval, table.probe_timeout), *couriers]
     servicer: Any = MomServicer(running, contract, spool, destinations, policy)
     add_MomServiceServicer_to_server(servicer, server)
     operations: Any = OperationsServicer(servicer)
@@ -97,8 +112,23 @@ def makeService(options: daemon.Options) -> IService:
     broker = Broker(contract, spool, policy)
     events: Any = EventServicer(running, broker, spool)
     add_EventServiceServicer_to_server(events, server)
+    upkeep = Upkeep(running, spool, contract, policy, _retention(table))
     # The broker above the server: it stops first, and with it the streams that would never end by themselves.
-    return daemon.daemon(NAME, *children, server, broker)
+    return daemon.daemon(
+        NAME, desk, upkeep, _together(channels), _together(watches), _together(couriers), server, broker
+    )
+
+
+def _together(services: Iterable[Any]) -> MultiService:
+    kind = MultiService()
+    for service in services:
+        service.setServiceParent(kind)
+    return kind
+
+
+def _retention(table: Mom) -> Retention:
+    kept = (table.keep_finished, table.keep_events, table.keep_subscriptions)
+    return Retention(*(round(seconds * MICROSECONDS) for seconds in kept))
 
 
 def _policy(table: Mom) -> Policy:
