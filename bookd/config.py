@@ -48,7 +48,7 @@ class Grpc(_Table, kw_only=True):
     # Those of them whose word about the principal is believed.
     trusted: list[str]
     # How long calls that are under way may go on after the daemon was told to stop.
-    grace: Seconds = 5.0
+    grace: Seconds = 1.5
     # Largest request or response message, in bytes.
     max_message: Count = 4 * 1024 * 1024
 
@@ -75,7 +75,7 @@ class Gateway(_Table, kw_only=True):
     max_body: Count = 1024 * 1024
     # A connection that sends nothing for so long is closed.
     idle_timeout: Seconds = 60.0
-    grace: Seconds = 5.0
+    grace: Seconds = 2.5
 
 
 class Destination(_Table, kw_only=True):
