@@ -1,6 +1,8 @@
 """A bounded pool of threads for what would hold up the reactor: hashing, reading from a database, searching."""
 
 from collections.abc import Callable
+from functools import partial
+from threading import Thread
 from typing import Any, ParamSpec, TypeVar
 
 from twisted.application.service import Service
@@ -27,6 +29,8 @@ class Workers(Service):
         """Start the threads."""
         super().startService()
         self._pool = ThreadPool(0, self._size, self._name)
+        # A daemon that fails in the middle of its start ends, though a thread is at work; stopService waits for them.
+        self._pool.threadFactory = partial(Thread, daemon=True)  # type: ignore[assignment]
         self._pool.start()
 
     def stopService(self) -> Deferred[None]:
