@@ -234,10 +234,14 @@ def await_serving(supervisor: Supervisor, names: Collection[str], stopped: Calla
     listeners = supervisor.home.listeners()
     deadline = time.monotonic() + LISTEN_SECONDS
     waiting = set(names)
+    seen: dict[str, int] = {}
     while waiting and not stopped():
         processes = supervisor.processes()
         for name in sorted(waiting):
-            if processes[name].state in ("BACKOFF", "EXITED", "FATAL", "STOPPED"):
+            pid = processes[name].pid
+            # one that ends after a second has run, for the supervisor, and is on its way again at once
+            again = pid and seen.setdefault(name, pid) != pid
+            if again or processes[name].state in ("BACKOFF", "EXITED", "FATAL", "STOPPED"):
                 raise CommandError(
                     f"{name} did not start; the end of {supervisor.home.log(name)}:\n{log_tail(supervisor.home, name)}"
                 )

@@ -150,14 +150,16 @@ class SuiteCase(TestCase):
         ended = Ended()
         variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "100", **environment}
         command = [sys.executable, "-m", "bookd.command.main", *arguments]
-        process = reactor.spawnProcess(ended, sys.executable, command, variables)  # type: ignore[attr-defined]
-        process.write(stdin)
-        process.closeStdin()
+        ended.process = reactor.spawnProcess(ended, sys.executable, command, variables)  # type: ignore[attr-defined]
+        ended.process.write(stdin)
+        ended.process.closeStdin()
         return ended
 
 
 class Ended(ProcessProtocol):
     """A command that runs: what it printed, and the status with which it ended, negative for a signal."""
+
+    process: Any
 
     def __init__(self) -> None:
         self.printed = ""
