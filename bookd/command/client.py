@@ -5,7 +5,7 @@ that: its operation is named, and can be followed until it is done.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,11 @@ class Where:
     url: str | None
     ca: Path | None
 
-    def rest(self, reactor: Any) -> Rest:
-        """A client of it, with the session that was kept."""
+    def clients(self) -> Callable[[Any], Rest]:
+        """What makes a client of it under a reactor, with the session that was kept. Raises `CommandError` when it is
+        not known where the suite is."""
         url, ca = place(self.home, self.url, self.ca)
-        return Rest(reactor, url, ca, Session(file_for(self.home, url)))
+        return lambda reactor: Rest(reactor, url, ca, Session(file_for(self.home, url)))
 
 
 async def perform(rest: Rest, entry: Entry, values: Values, key: str | None = None) -> Answer:
@@ -105,10 +106,14 @@ class Subcommand(click.Command):
     ) -> None:
         """Make the call and show its answer; an error is shown with its fields, as JSON when that was asked for."""
         where: Where = click.get_current_context().obj
-        values = self.values(given, password_stdin)
+        values = self.values(given)
+        clients = where.clients()
+        for field in self.entry.fields:
+            if field.kind is Kind.PASSWORD:
+                values[field.name] = password("Password", confirm=field.confirm, from_stdin=password_stdin)
 
         async def work(reactor: Any) -> Answer:
-            rest = where.rest(reactor)
+            rest = clients(reactor)
             try:
                 answer = await perform(rest, self.entry, values, key)
                 operation = answer.operation or values.get("operation")
@@ -133,13 +138,11 @@ class Subcommand(click.Command):
             click.echo("accepted, and kept until it can be done; bookd client get-operation shows what became of it")
         show(Console(highlight=False), answer.body)
 
-    def values(self, given: Values, password_stdin: bool) -> dict[str, Any]:
-        """What was given, understood, and the password asked for."""
+    def values(self, given: Values) -> dict[str, Any]:
+        """What was given on the command line, understood."""
         found: dict[str, Any] = {}
         for field in self.entry.fields:
-            if field.kind is Kind.PASSWORD:
-                found[field.name] = password("Password", confirm=field.confirm, from_stdin=password_stdin)
-            elif given.get(field.name) is not None:
+            if given.get(field.name) is not None:
                 try:
                     found[field.name] = understood(field, given[field.name])
                 except ValueError as error:
@@ -180,8 +183,9 @@ def client(context: click.Context, url: str | None, ca: Path | None) -> None:
     home: Home = context.find_object(Home) or Home(Path("var").absolute())
     where = context.obj = Where(home, url, ca)
     if context.invoked_subcommand is None:
+        clients = where.clients()
         try:
-            run(lambda reactor: Menu(reactor, where.rest(reactor), perform, understood).stay())
+            run(lambda reactor: Menu(reactor, clients(reactor), perform, understood).stay())
         except click.Abort:
             click.echo("")
 
