@@ -10,7 +10,8 @@ lanes at a time, one message a lane. What each answer means is decided by `machi
   after the last attempt the message is a dead letter and the lane moves on, or stays blocked where the policy says so.
 
 That a delivery is under way is known here only. A MOM that is killed finds the message queued and delivers it again, under
-the same id. Delivery starts gently when the destination comes back: one lane, and one more for each answer.
+the same id. Delivery starts gently when the destination comes back: one lane, and one more for each answer, or for each
+delivery that takes its time. So a lane whose message hangs holds up no other.
 """
 
 from collections.abc import Callable
@@ -36,6 +37,8 @@ from bookd.mom.store import Kept, Outcome
 
 # Seconds that the courier keeps still after something of its own failed, such as the disk.
 RECOVERY = 1.0
+# Seconds after which a delivery counts as slow.
+SLOW = 0.25
 # Longest pause of a message that a healthy destination keeps refusing, in microseconds.
 LONGEST_REFUSAL = 5 * MICROSECONDS
 
@@ -120,6 +123,13 @@ class Courier(Service):
         self._window = 1
         self.wake()
 
+    def _widen(self) -> None:
+        self._window = min(self._window + 1, self._concurrency)
+
+    def _widen_and_wake(self) -> None:
+        self._widen()
+        self.wake()
+
     def _looked(self, result: Any, scan: Deferred[None]) -> Any:
         self._scan = None
         scan.callback(None)
@@ -157,10 +167,13 @@ class Courier(Service):
         # First noted, then begun: a delivery may end at once.
         ended: Deferred[None] = Deferred(lambda _: work.cancel())
         self._under_way[kept.lane] = ended
+        slow = self._clock.callLater(SLOW, self._widen_and_wake) if self._window < self._concurrency else None
         work = Deferred.fromCoroutine(self._deliver_safely(kept))
-        work.addCallback(self._delivered, kept, ended)
+        work.addCallback(self._delivered, kept, ended, slow)
 
-    def _delivered(self, following: Kept | None, kept: Kept, ended: Deferred[None]) -> None:
+    def _delivered(self, following: Kept | None, kept: Kept, ended: Deferred[None], slow: IDelayedCall | None) -> None:
+        if slow is not None and slow.active():
+            slow.cancel()
         self._spool.in_flight.discard(kept.seq)
         del self._under_way[kept.lane]
         ended.callback(None)
@@ -186,21 +199,23 @@ class Courier(Service):
             response = await self._destination.call(kept.method, kept.request, self._deadline, carried(kept))
         except BookdError as error:
             return await self._failed(kept, error)
-        self._window = min(self._window + 1, self._concurrency)
+        self._widen()
         return await self._finish(kept, operations.succeeded(response))
 
     async def _failed(self, kept: Kept, error: BookdError) -> Kept | None:
         breaker = self._destination.breaker
         told = meaning(error.code)
         if told is Meaning.FINAL:
-            self._window = min(self._window + 1, self._concurrency)
+            self._widen()
             return await self._finish(kept, operations.ended(Event.DECLINED, error))
         if told is Meaning.DOWN:
             # Either nobody is there, or somebody who does not want this call. The next probe knows.
             if breaker.state is not BreakerState.OPEN and await breaker.verdict() is BreakerState.CLOSED:
                 await self._refused(kept, error)
             return None
-        if error.code is Code.DEADLINE_EXCEEDED and await breaker.settled() is BreakerState.OPEN:
+        if error.code is not Code.DEADLINE_EXCEEDED:
+            self._widen()
+        elif await breaker.settled() is BreakerState.OPEN:
             return None
         return await self._attempted(kept, error)
 
