@@ -88,6 +88,11 @@ class Binding:
             self._derive_mask(message, content)
         return message
 
+    @property
+    def derives_mask(self) -> bool:
+        """Whether the body says what is changed, when the query does not: then none of its fields is required."""
+        return self._derives_mask
+
     def encode(self, response: Message) -> bytes:
         """The JSON text of the response, or of the field of it that the rule names."""
         return self._encode(response)

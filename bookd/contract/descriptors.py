@@ -16,6 +16,7 @@ from google.protobuf import descriptor_pb2, message_factory
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError, Message
 
+from bookd.contract.comments import of_files
 from bookd.wire.policy.v1 import policy_pb2
 
 # Field numbers in descriptor.proto, of which a SourceCodeInfo path is made.
@@ -65,6 +66,7 @@ class Contract:
     methods: Mapping[str, Method]
     pool: DescriptorPool
     topics: Mapping[str, Topic] = field(factory=dict)
+    comments: Mapping[str, str] = field(factory=dict)  # by full name, as bookd.contract.comments has them
 
     def services(self) -> dict[str, list[Method]]:
         """The methods of each service, by the service's full name."""
@@ -90,6 +92,7 @@ def load(sets: Iterable[bytes]) -> Contract:
     methods: dict[str, Method] = {}
     topics: dict[str, Topic] = {}
     seen: set[str] = set()
+    texts: dict[str, str] = {}
     for number, data in enumerate(sets):
         try:
             parsed = descriptor_pb2.FileDescriptorSet.FromString(data)
@@ -102,13 +105,14 @@ def load(sets: Iterable[bytes]) -> Contract:
                 pool.Add(file)
             except TypeError as error:
                 raise ContractError(f"{file.name}: {error}") from error
+        texts |= of_files(fresh)
         for file in fresh:
             comments = _comments(file)
             methods.update(_methods(file, comments, pool))
             topics.update(_topics(file, comments, pool))
     for method in methods.values():
         _check_subscription(method, topics)
-    return Contract(methods, pool, topics)
+    return Contract(methods, pool, topics, texts)
 
 
 def _comments(file: descriptor_pb2.FileDescriptorProto) -> dict[tuple[int, ...], str]:

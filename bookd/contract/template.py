@@ -79,6 +79,16 @@ class Template:
         return tuple(variable.name for variable in self.bound)
 
     @property
+    def pieces(self) -> tuple[tuple[bool, str], ...]:
+        """The segments: whether it is a wildcard, and else the text of the literal, decoded."""
+        return tuple((kind != _LITERALLY, literal) for kind, literal in self.segments)
+
+    @property
+    def takes_rest(self) -> bool:
+        """Whether the last segment is `**`."""
+        return bool(self.segments) and self.segments[-1][0] == _REST
+
+    @property
     def shape(self) -> tuple[object, ...]:
         """Equal for two templates that match the same paths."""
         return self.segments, self.verb

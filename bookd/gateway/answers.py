@@ -17,6 +17,8 @@ from bookd.gateway.problem import Headers
 from bookd.wire.policy.v1 import policy_pb2
 
 JSON = "application/json"
+# Seconds that a client may use the description of the routes without asking again.
+_DOCUMENT_KEPT = 300
 
 
 def success(method: Method, message: Message, body: bytes, *, read: bool, if_none_match: Sequence[str]) -> Response:
@@ -38,6 +40,13 @@ def json(status: int, body: bytes, more: Headers) -> Response:
     return Response(status, {**more, "Content-Type": JSON, "Content-Length": str(len(body))}, body)
 
 
+def document(body: bytes, if_none_match: Sequence[str]) -> Response:
+    """A JSON document that anybody may keep for a while, and that only changes with the daemon."""
+    etag = f'"{_digest(body)}"'
+    found: Headers = {"ETag": etag, "Cache-Control": f"public, max-age={_DOCUMENT_KEPT}"}
+    return Response(304, found, b"") if headers.matches(if_none_match, etag) else json(200, body, found)
+
+
 def _keeping(method: Method) -> str:
     if not method.rest.cacheable:
         return "no-store"
@@ -51,5 +60,9 @@ def _etag(method: Method, message: Message, body: bytes, read: bool) -> str:
         if own:
             return own if own.startswith(('"', 'W/"')) else f'"{own}"'
     if read and method.rest.cacheable:
-        return f'W/"{blake2b(body, digest_size=12).hexdigest()}"'
+        return f'W/"{_digest(body)}"'
     return ""
+
+
+def _digest(body: bytes) -> str:
+    return blake2b(body, digest_size=12).hexdigest()

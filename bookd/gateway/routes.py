@@ -1,6 +1,6 @@
 """The Klein app: routes made of the descriptors' HTTP rules, and the way from a request to its response.
 
-Two routes are Klein's own, for whoever watches the process. Everything else is a branch that asks the router of
+Three routes are Klein's own, for whoever watches the process or wants to know what there is. Everything else is a branch that asks the router of
 `bookd.contract.template`, since werkzeug's rules see a path only after it was decoded, when `%2F` in an id and a slash
 between segments are the same.
 """
@@ -44,7 +44,8 @@ def route_table(bindings: Iterable[Binding]) -> Router[Binding]:
 
 
 class Gateway:
-    """The app. `encode` makes the JSON of an operation; `seconds` is the clock that requests are timed by.
+    """The app. `encode` makes the JSON of an operation; `openapi` is the document that describes the routes; `seconds` is
+    the clock that requests are timed by.
 
     `max_wait` bounds `Prefer: wait`, in seconds.
     """
@@ -60,6 +61,7 @@ class Gateway:
         calls: Calls,
         streams: Streams,
         encode: Callable[[Message], bytes],
+        openapi: bytes,
         *,
         max_wait: float,
         seconds: Callable[[], float],
@@ -69,6 +71,7 @@ class Gateway:
         self._calls = calls
         self._streams = streams
         self._encode = encode
+        self._openapi = openapi
         self._max_wait = max_wait
         self._seconds = seconds
 
@@ -87,6 +90,12 @@ class Gateway:
         if not await self._calls.ready():
             raise Unavailable("the MOM does not answer", reason="MOM_UNREACHABLE", retry_after=1.0)
         return answers.json(200, b'{"status": "ready"}', {"Cache-Control": "no-store"})
+
+    @app.route("/openapi.json")
+    def openapi(self, request: Any) -> Any:
+        """What the gateway serves, for programs."""
+        _only_reads(request)
+        return answers.document(self._openapi, every(request, "if-none-match"))
 
     @app.route("/", branch=True)
     async def serve(self, request: Any) -> Any:

@@ -9,10 +9,12 @@ asyncio_reactor.install()
 from time import time_ns
 from typing import Any
 
+import msgspec
 from twisted.application.service import IService, MultiService
 from uuid6 import uuid7
 
 from bookd.bridge import daemon
+from bookd.contract import openapi
 from bookd.contract.binding import bindings
 from bookd.contract.codec import encode
 from bookd.contract.descriptors import ContractError
@@ -50,7 +52,9 @@ def makeService(options: daemon.Options) -> IService:
     table, home = daemon.table(options, "gateway")
     contract = daemon.contract(NAME, home, table.descriptor_sets)
     try:
-        router = route_table(bindings(contract))
+        routes = bindings(contract)
+        router = route_table(routes)
+        document = msgspec.json.encode(openapi.document(contract, routes, title="bookd", version="1"))
         tokens = Tokens(Keys(home / table.jwks, clock.seconds), table.issuer, table.audience, now)
         tls = ServerTLS(table.https or table.identity, home, clock.seconds)
         channel = daemon.channel(table.mom, table.identity, home, _CHANNEL_GRACE)
@@ -64,6 +68,7 @@ def makeService(options: daemon.Options) -> IService:
         calls,
         streams,
         lambda message: encode(message, contract.pool),
+        document,
         max_wait=table.max_deadline,
         seconds=clock.seconds,
     )

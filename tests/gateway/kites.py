@@ -1,6 +1,7 @@
 """A service that the suite never heard of, as a proto; what the gateway needs to serve it is in here and nowhere else."""
 
 from functools import cache
+from hashlib import sha256
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -102,11 +103,13 @@ def _generator() -> ModuleType:
 def descriptor_set(proto: str) -> bytes:
     """What protoc makes of the source of one proto."""
     with TemporaryDirectory() as scratch, TemporaryDirectory() as folder:
-        source = Path(folder) / "own.proto"
+        # A file that several sets hold is taken once, so each proto has a name of its own.
+        source = Path(folder) / f"own_{sha256(proto.encode()).hexdigest()[:8]}.proto"
         source.write_text(proto)
         made = Path(folder) / "own.binpb"
         includes = [f"-I{path}" for path in (folder, *_generator().include_paths(Path(scratch)))]
-        status = protoc.main(["protoc", *includes, "--include_imports", f"--descriptor_set_out={made}", str(source)])
+        options = ["--include_imports", "--include_source_info", f"--descriptor_set_out={made}"]
+        status = protoc.main(["protoc", *includes, *options, str(source)])
         if status != 0:
             raise AssertionError("protoc failed")
         return made.read_bytes()

@@ -23,6 +23,7 @@ from twisted.trial.unittest import TestCase
 from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
 
 from bookd.config import Identity
+from bookd.contract import openapi
 from bookd.contract.binding import bindings
 from bookd.contract.codec import encode
 from bookd.contract.descriptors import Contract
@@ -198,6 +199,7 @@ class GatewayTestCase(TestCase):
             self.calls,
             self.streams,
             lambda message: encode(message, self.spoken.pool),
+            json.dumps(openapi.document(self.spoken, bindings(self.spoken), title="bookd", version="1")).encode(),
             max_wait=60.0,
             seconds=reactor.seconds,
         )

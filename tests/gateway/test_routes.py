@@ -386,3 +386,33 @@ class HangUpTests(GatewayTestCase):
         self.assertEqual(cancelled, [])
         answer.callback(b"")
         await stopped
+
+
+class DocumentTests(GatewayTestCase):
+    """GET /openapi.json."""
+
+    async def test_served(self) -> None:
+        """The document describes this gateway's routes, may be kept for a while, and is asked for again by its tag."""
+        answer = await self.ask("GET", "/openapi.json")
+        self.assertEqual((answer.status, answer.header("Content-Type")), (200, "application/json"))
+        self.assertIn("/kites/v1/kites", answer.json["paths"])
+        self.assertRegex(answer.header("Cache-Control") or "", "^public, max-age=")
+        tag = answer.header("ETag")
+        again = await self.ask("GET", "/openapi.json", headers={"If-None-Match": tag})
+        self.assertEqual((again.status, again.body, again.header("ETag")), (304, b"", tag))
+        self.assertEqual((await self.ask("HEAD", "/openapi.json")).body, b"")
+
+    async def test_read_only(self) -> None:
+        """It is only read."""
+        answer = await self.ask("POST", "/openapi.json", {})
+        self.assert_problem(answer, 405, "UNIMPLEMENTED")
+        self.assertEqual(answer.header("Allow"), "GET, HEAD")
+
+    async def test_problems_fit(self) -> None:
+        """A problem has the members that the document says, all of them."""
+        schema = (await self.ask("GET", "/openapi.json")).json["components"]["schemas"]["problem"]
+        body = {"force": "x", "colour": 1}
+        problem = (await self.ask("POST", "/kites/v1/kites/7:tug", body)).json
+        self.assertEqual(sorted(problem), sorted(schema["properties"]))
+        self.assertEqual([*problem], schema["required"])
+        self.assertIn(problem["code"], schema["properties"]["code"]["enum"])
