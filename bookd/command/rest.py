@@ -39,6 +39,8 @@ from bookd.command.trust import tls_reason, trust
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
+# Whoever follows an operation puts up with silence for so long.
+AWAY_SECONDS = 30.0
 LARGEST_ANSWER = 16 * 1024 * 1024
 # The access token is renewed when it has less than this left.
 MARGIN_SECONDS = 30.0
@@ -141,17 +143,22 @@ class Rest:
             pause = min(pause * 2, LONGEST_PAUSE)
 
     async def follow(self, operation: str, patience: float | None = None) -> Any:
-        """Wait until the operation is done, `patience` seconds at most when given; the response that it holds.
-        Raises `Refusal` when the kept call was refused, and `Unreachable` when it is not done in time."""
-        started = self._clock.seconds()
+        """Wait until the operation is done, `patience` seconds at most when given; the response that it holds. A suite
+        that is away for a while does no harm. Raises `Refusal` when the kept call was refused, and `Unreachable` when it
+        is not done in time."""
+        call = Call("GET", path("/v1/operations/{name}", name=operation.rpartition("/")[2]))
+        started = heard = self._clock.seconds()
         pause = SHORTEST_PAUSE
         while True:
             try:
-                found = (
-                    await self.call(Call("GET", path("/v1/operations/{name}", name=operation.rpartition("/")[2])))
-                ).body
+                found = (await self.call(call)).body
+                heard = self._clock.seconds()
             except Refusal as refusal:
                 if refusal.status not in BUSY:
+                    raise
+                found = {}
+            except Unreachable:
+                if self._clock.seconds() - heard > AWAY_SECONDS:
                     raise
                 found = {}
             if isinstance(found, dict) and found.get("done"):

@@ -327,8 +327,12 @@ def status(home: Home) -> None:
     """Show where each daemon stands; ends with status 3 unless all of them run."""
     supervisor = Supervisor(home)
     tell(supervisor)
-    if any(process.state != "RUNNING" for process in supervisor.processes().values()):
-        raise SystemExit(3)
+    listeners = home.listeners()
+    for process in supervisor.processes().values():
+        # the supervisor calls a daemon STARTING for its first second, whether it serves or not
+        serves = process.state == "STARTING" and listens(*listeners[process.name])
+        if process.state != "RUNNING" and not serves:
+            raise SystemExit(3)
 
 
 ctl.add_command(status)

@@ -149,9 +149,13 @@ class Suite:
             click.echo(f"bookd: the sample catalogue was not loaded: {errors}", err=True)
 
     def stay(self) -> None:
-        """Wait for the end. Raises `CommandError` when supervisord ends unasked."""
+        """Wait for the end: that somebody asks for it here, or tells the supervisor. Raises `CommandError` when the
+        supervisor fails."""
         while not self.stop.wait(0.5):
-            if self.process.poll() is not None:
+            status = self.process.poll()
+            if status == 0:
+                return
+            if status is not None:
                 raise CommandError(f"supervisord ended unasked; see {self.home.log('supervisord')}")
 
     def _pause(self, awaited: str, deadline: float | None = None) -> None:

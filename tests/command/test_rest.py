@@ -178,7 +178,7 @@ class FollowTests(SuiteCase):
         """An operation is asked for until it is done; a suite that is away meanwhile does no harm."""
         undone = Says(200, {"name": "operations/o1", "done": False})
         done = Says(200, {"name": "operations/o1", "done": True, "response": {"@type": "t", "book_id": "b"}})
-        url = self.plays(script(undone, problem(503, "UNAVAILABLE", ""), done))
+        url = self.plays(script(undone, problem(503, "UNAVAILABLE", ""), BROKEN, BROKEN, done))
         self.assertEqual(await self.rest(url).follow("operations/o1"), {"book_id": "b"})
         self.assertEqual({asked.path for asked in self.asked}, {"/v1/operations/o1"})
 
@@ -198,6 +198,14 @@ class FollowTests(SuiteCase):
             (refusal.code, refusal.reason, str(refusal)), ("FAILED_PRECONDITION", "OUT_OF_STOCK", "sold out")
         )
         self.assertEqual(refusal.problem["violations"], [{"field": "f", "description": "d"}])
+
+    async def test_suite_that_stays_away(self) -> None:
+        """Whoever follows hears of a suite that does not come back."""
+        self.patch(module, "AWAY_SECONDS", 0.1)
+        error = await self.assertFailure(
+            ensureDeferred(self.rest("https://localhost:1").follow("operations/o1")), Unreachable
+        )
+        self.assertIn("cannot be reached", str(error))
 
     async def test_patience_with_an_operation_ends(self) -> None:
         """An operation that is not done in time is named."""

@@ -8,10 +8,11 @@ import socket
 import ssl
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
@@ -69,10 +70,10 @@ class UpCase(TestCase):
                 continue
         return found
 
-    def bookd(self, *arguments: str) -> Ended:
+    def bookd(self, *arguments: str, environment: Mapping[str, str] = os.environ) -> Ended:
         """Run the command on the home."""
         ended = Ended()
-        variables = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
+        variables = {**environment, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
         command = [sys.executable, "-m", "bookd.command.main", "--home", str(self.home.path), *arguments]
         ended.process = reactor.spawnProcess(ended, sys.executable, command, variables)  # type: ignore[attr-defined]
         return ended
@@ -91,12 +92,13 @@ class UpCase(TestCase):
         self.assertLess(time.monotonic() - started, STOP_SECONDS)
         self.assertEqual(self.processes(), [])
 
-    def get(self, path: str) -> Any:
+    def get(self, path: str, token: str = "") -> Any:
         """What the suite answers to a read."""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
 
         def ask() -> Any:
             context = ssl.create_default_context(cafile=self.home.ca)
-            with urlopen(self.home.url() + path, timeout=10, context=context) as answer:
+            with urlopen(Request(self.home.url() + path, headers=headers), timeout=10, context=context) as answer:
                 return json.load(answer)
 
         return deferToThread(ask)
@@ -160,7 +162,7 @@ class UpTests(UpCase):
         self.assertIn("runs already", second.errors)
         self.assertEqual((await self.get("/readyz"))["status"], "ready")
         await self.bookd("ctl", "shutdown").status
-        await suite.status
+        self.assertEqual(await suite.status, 0, suite.errors)
         self.assertEqual(self.processes(), [])
 
     async def test_run_that_was_killed(self) -> None:
