@@ -12,7 +12,7 @@ from rich.text import Text
 from twisted.internet.defer import ensureDeferred
 
 from bookd.command.answer import Answer, Refusal, Unreachable
-from bookd.command.entries import ENTRIES, Entry, Field, Kind, Values
+from bookd.command.entries import ENTRIES, PAGES, Entry, Field, Kind, Values
 from bookd.command.home import CommandError
 from bookd.command.reach import plainly
 from bookd.command.rest import Rest
@@ -92,6 +92,11 @@ class Menu:
                 values = self._values(entry)
             answer = await self._interruptible(self._perform(self._rest, entry, values))
             show(self._console, answer.body)
+            while (following := self._next_page(answer)) is not None:
+                answer = await self._interruptible(
+                    self._perform(self._rest, entry, {**values, "page_token": following})
+                )
+                show(self._console, answer.body)
             if answer.operation is not None:
                 await self._follow(answer.operation)
         except Refusal as refusal:
@@ -100,6 +105,14 @@ class Menu:
             click.echo(clean(error.message if isinstance(error, CommandError) else error), err=True)
         except click.Abort:
             click.echo("\nleft")
+
+    def _next_page(self, answer: Answer) -> str | None:
+        """The token of the next page, if there is one and the person wants it."""
+        token = answer.body.get("next_page_token") if isinstance(answer.body, dict) else None
+        if not token:
+            return None
+        with asking():
+            return str(token) if click.confirm("Next page", default=True) else None
 
     async def _follow(self, operation: str) -> None:
         click.echo("It was accepted, and is kept until it can be done.")
@@ -111,7 +124,8 @@ class Menu:
     def _values(self, entry: Entry) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for field in entry.fields:
-            given = self._ask(field)
+            # pages are turned one by one here
+            given = self._ask(field) if field not in PAGES else None
             if given is not None:
                 found[field.name] = given
         return found

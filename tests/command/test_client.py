@@ -349,11 +349,25 @@ class MenuTests(SuiteCase):
 
     async def test_search_and_leave(self) -> None:
         """A number asks its questions, shows the answer, and asks again; what was left empty is not sent."""
-        shown = await self.meet(lambda asked: Says(200, {"books": [BOOK], "total_size": 1}), "2", "dune", "", "", "0")
+        shown = await self.meet(lambda asked: Says(200, {"books": [BOOK], "total_size": 1}), "2", "dune", "0")
         self.assertIn("Dune", shown)
         self.assertEqual([asked.path for asked in self.asked], ["/v1/books?query=dune"])
         for each in ENTRIES:
             self.assertIn(each.about.partition(";")[0].rstrip("."), shown)
+
+    async def test_pages_are_turned(self) -> None:
+        """A list that goes on offers its next page, with the same question, until there is none or it is enough."""
+
+        def answers(asked: Asked) -> Says:
+            page = asked.path.partition("page_token=")[2] or "0"
+            more = {} if page == "t2" else {"next_page_token": f"t{int(page[-1]) + 1}"}
+            return Says(200, {"books": [BOOK], "total_size": 3, **more})
+
+        await self.meet(answers, "2", "dune", "y", "y", "2", "", "n", "0")
+        self.assertEqual(
+            [asked.path.partition("?")[2] for asked in self.asked],
+            ["query=dune", "query=dune&page_token=t1", "query=dune&page_token=t2", ""],
+        )
 
     async def test_end_of_input_leaves(self) -> None:
         """Ctrl-D leaves, in the middle of a question too."""
