@@ -1,12 +1,19 @@
 """Access tokens: whether one is genuine, and whom it speaks for.
 
-A token is a JWT (RFC 7519) signed with Ed25519. The algorithm is fixed here and never taken from the token. The keys are
-those of a JWK set file (RFC 7517), which is looked at again once a second at most and read again when it changed, so a
-key is rotated by replacing the file. No call to anybody: tokens are verified while the users daemon is down.
+A token is a JWT (RFC 7519) signed with Ed25519. What RFC 8725 warns of is decided before a signature is looked at: the
+algorithm is that of the key and never the token's choice, the key is the one of the JWK set that the token names by its
+`kid`, keys and addresses that a token brings along (`jwk`, `jku`, `x5c`) are not looked at, critical extensions (`crit`)
+are refused, since none is understood, and so is JSON that two readers might read differently.
+
+The keys are those of a JWK set file (RFC 7517), which is looked at again once a second at most and read again when it
+changed, so a key is rotated by replacing the file. No call to anybody: tokens are verified while the users daemon is down.
 """
 
 import json
-from collections.abc import Callable, Mapping
+import re
+from base64 import urlsafe_b64decode
+from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +24,19 @@ from bookd.errors import Unauthenticated
 from bookd.wire.policy.v1 import policy_pb2
 
 ALGORITHM = "EdDSA"
-_REQUIRED = ["iss", "aud", "exp", "nbf", "sub"]
+_REQUIRED = ["iss", "aud", "exp", "nbf", "iat", "sub"]
+_TYPES = (None, "jwt", "at+jwt")  # RFC 7519, section 5.1; RFC 9068, section 2.1
 # Clocks of two hosts are never quite the same.
 LEEWAY = 2.0
+# The users daemon's tokens have some 500 characters; a longer one than this is not even taken apart.
+MAX_TOKEN = 8192
+MAX_ROLES, MAX_TEXT = 32, 256
 # How often the file is looked at.
 _GLANCE = 1.0
+_COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
+
+# Whether tokens of a subject and of a session, issued at a time (microseconds), are void although they have not expired.
+Revoked = Callable[[str, str, int], bool]
 
 
 class Keys:
@@ -39,12 +54,10 @@ class Keys:
         self._stamp = self._look()
         self._keys = self._read()
 
-    def find(self, kid: str | None) -> Any | None:
-        """The key named `kid`; without a name the only key, if there is but one."""
+    def find(self, kid: str) -> Any | None:
+        """The key named `kid`."""
         self._refresh()
-        if kid is not None:
-            return self._keys.get(kid)
-        return next(iter(self._keys.values())) if len(self._keys) == 1 else None
+        return self._keys.get(kid)
 
     def _refresh(self) -> None:
         now = self._seconds()
@@ -76,13 +89,22 @@ class Keys:
 
 
 class Tokens:
-    """Verifies access tokens of one issuer for one audience. `now` answers microseconds since the epoch."""
+    """Verifies access tokens of one issuer for one audience. `now` answers microseconds since the epoch; `revoked` knows
+    which tokens are void before their time."""
 
-    def __init__(self, keys: Keys, issuer: str, audience: str, now: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        keys: Keys,
+        issuer: str,
+        audience: str,
+        now: Callable[[], int],
+        revoked: Revoked = lambda subject, session, issued: False,
+    ) -> None:
         self._keys = keys
         self._issuer = issuer
         self._audience = audience
         self._now = now
+        self._revoked = revoked
 
     def principal(self, authorization: str | None) -> policy_pb2.Principal | None:
         """Whom an `Authorization` header speaks for; None when there is none. Raises `Unauthenticated`."""
@@ -93,17 +115,21 @@ class Tokens:
             raise _invalid("the Authorization header must be Bearer and an access token")
         claims = self._verified(token.strip())
         roles, session = claims.get("roles", []), claims.get("sid", "")
-        if not isinstance(roles, list) or not all(isinstance(role, str) for role in roles):
+        if not isinstance(roles, list) or len(roles) > MAX_ROLES or not all(map(_is_text, roles)):
             raise _invalid("the roles of the access token are not a list of strings")
-        if not isinstance(session, str) or not claims["sub"]:
+        if not _is_text(session) or not _is_text(claims["sub"]) or not claims["sub"]:
             raise _invalid("the access token has no subject, or a session that is no string")
+        if self._revoked(claims["sub"], session, int(claims["iat"] * 1e6)):
+            raise Unauthenticated("the session of the access token has ended", reason="TOKEN_REVOKED")
         return policy_pb2.Principal(subject=claims["sub"], roles=roles, session_id=session)
 
     def _verified(self, token: str) -> dict[str, Any]:
+        parts = _COMPACT.fullmatch(token) if len(token) <= MAX_TOKEN else None
+        if parts is None:
+            raise _invalid("the access token is no signed JWT")
+        key = self._key(_object(parts[1]))
+        _object(parts[2])  # the claims, which are read again below: two readers must not read them differently
         try:
-            key = self._keys.find(jwt.get_unverified_header(token).get("kid"))
-            if key is None:
-                raise _invalid("the access token is signed with a key that is not known here")
             claims: dict[str, Any] = jwt.decode(
                 token,
                 key,
@@ -118,15 +144,66 @@ class Tokens:
         self._check_times(claims)
         return claims
 
+    def _key(self, header: Mapping[str, Any]) -> Any:
+        """The key that the header names, if a token with this header can be ours."""
+        kind = header.get("typ")
+        if header.get("alg") != ALGORITHM or (kind.lower() if isinstance(kind, str) else kind) not in _TYPES:
+            raise _invalid(f"the access token is not signed with {ALGORITHM}, or is no access token")
+        if "crit" in header or "b64" in header or "enc" in header or "zip" in header:
+            raise _invalid("the access token needs an extension that is not understood here")
+        kid = header.get("kid")
+        key = self._keys.find(kid) if isinstance(kid, str) else None
+        if key is None:
+            raise _invalid("the access token is signed with a key that is not known here")
+        return key
+
     def _check_times(self, claims: Mapping[str, Any]) -> None:
-        expires, begins = claims["exp"], claims["nbf"]
-        if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in (expires, begins)):
+        expires, begins, issued = claims["exp"], claims["nbf"], claims["iat"]
+        if not all(map(_is_time, (expires, begins, issued))):
             raise _invalid("the times of the access token are no numbers")
         now = self._now() / 1e6
         if now >= expires + LEEWAY:
             raise Unauthenticated("the access token has expired", reason="TOKEN_EXPIRED")
-        if now < begins - LEEWAY:
+        if now < max(begins, issued) - LEEWAY:
             raise _invalid("the access token is not valid yet")
+
+
+def _object(part: str) -> Mapping[str, Any]:
+    """The JSON object of a part of a token. Raises `Unauthenticated` for what is none, names a member twice (RFC 7515,
+    section 4), or has numbers that JSON does not have."""
+    try:
+        found = json.loads(
+            urlsafe_b64decode(part + "=" * (-len(part) % 4)).decode("utf-8"),
+            object_pairs_hook=_once,
+            parse_constant=_no_number,
+        )
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise _invalid("the access token is no signed JWT")
+    return found
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a member comes twice")
+    return found
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= MAX_TEXT
+
+
+def _is_time(value: object) -> bool:
+    """Whether this is a NumericDate that the arithmetic of times can bear."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return abs(value) < 1e12 if isinstance(value, int) else isfinite(value) and abs(value) < 1e12
 
 
 def _invalid(message: str) -> Unauthenticated:

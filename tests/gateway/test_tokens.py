@@ -34,7 +34,7 @@ class TokensTests(SynchronousTestCase):
         os.replace(fresh, self.path)
 
     def token(self, *arguments: Any, **claims: Any) -> str:
-        return token(*arguments, **{"nbf": NOW, "exp": NOW + 900, **claims})
+        return token(*arguments, **{"iat": NOW, "nbf": NOW, "exp": NOW + 900, **claims})
 
     def refused(self, text: str, reason: str = "TOKEN_INVALID") -> None:
         with self.assertRaises(Unauthenticated) as caught:
@@ -67,8 +67,8 @@ class TokensTests(SynchronousTestCase):
             self.refused(text)
 
     def test_required_claims(self) -> None:
-        """Each of iss, aud, exp, nbf and sub must be there."""
-        for claim in ("iss", "aud", "exp", "nbf", "sub"):
+        """Each of iss, aud, exp, nbf, iat and sub must be there."""
+        for claim in ("iss", "aud", "exp", "nbf", "iat", "sub"):
             self.refused("Bearer " + self.token(**{claim: None}) if claim != "sub" else "Bearer " + self.token(None))
 
     def test_wrong_claims(self) -> None:
@@ -110,12 +110,22 @@ class TokensTests(SynchronousTestCase):
         self.refused(f"Bearer {head}.{claims}.")
 
     def test_without_kid(self) -> None:
-        """A token that names no key is good while there is but one."""
-        given = "Bearer " + self.token(kid=None)
+        """A token that names no key is refused, even while there is but one."""
+        self.refused("Bearer " + self.token(kid=None))
+
+    def test_revoked(self) -> None:
+        """A token that is void before its time is refused, and whoever decides that is told whose it is."""
+        asked = []
+
+        def revoked(*about: Any) -> bool:
+            asked.append(about)
+            return len(asked) > 1
+
+        self.tokens = Tokens(Keys(self.path, self.clock.seconds), "bookd", "bookd", lambda: self.now, revoked)
+        given = "Bearer " + self.token("ada", iat=NOW - 0.5)
         self.assertIsNotNone(self.tokens.principal(given))
-        self.write(jwk(KEY, "k1"), jwk(Ed25519PrivateKey.generate(), "k2"))
-        self.clock.advance(1)
-        self.refused(given)
+        self.refused(given, "TOKEN_REVOKED")
+        self.assertEqual(asked, [("ada", "s1", NOW * 1_000_000 - 500_000)] * 2)
 
     def test_rotation(self) -> None:
         """A new key is known within a second of its file; one that is gone is not believed any more."""

@@ -1,0 +1,273 @@
+"""Tokens that were forged: each class that RFC 8725 and RFC 7515 warn of is refused.
+
+Each is made of a genuine one, and differs from it in what its row says; the genuine one is let in, so no row is refused
+for another reason than its own. Where the forger would need the signing key, the token is signed with it: it must be
+refused all the same.
+"""
+
+import hmac
+import json
+from base64 import urlsafe_b64encode
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.hashes import SHA256
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from bookd.errors import Unauthenticated
+from bookd.gateway.tokens import MAX_TOKEN, Keys, Tokens
+from tests.gateway.serving import KEY, jwk
+
+NOW = 1_800_000_000
+HEADER = {"alg": "EdDSA", "typ": "JWT", "kid": "k1"}
+CLAIMS = {
+    "iss": "bookd",
+    "aud": "bookd",
+    "sub": "ada",
+    "roles": ["admin"],
+    "sid": "s1",
+    "iat": NOW,
+    "nbf": NOW,
+    "exp": NOW + 900,
+}
+STRANGER = Ed25519PrivateKey.generate()
+
+Sign = Callable[[bytes], bytes]
+
+
+def part(content: Any) -> str:
+    """One part of a token: JSON, unless it is bytes already."""
+    data = content if isinstance(content, bytes) else json.dumps(content).encode()
+    return urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def forged(header: Any = HEADER, claims: Any = CLAIMS, sign: Sign = KEY.sign) -> str:
+    """A token of these parts."""
+    signed = f"{part(header)}.{part(claims)}"
+    return f"{signed}.{part(sign(signed.encode()))}"
+
+
+def hs256(secret: bytes) -> Sign:
+    """A signature of HMAC with this secret."""
+    return lambda data: hmac.digest(secret, data, "sha256")
+
+
+def rs256(data: bytes) -> bytes:
+    """A signature with some RSA key."""
+    return rsa.generate_private_key(65537, 2048).sign(data, PKCS1v15(), SHA256())
+
+
+def es256(data: bytes) -> bytes:
+    """A signature with some key on P-256."""
+    return ec.generate_private_key(ec.SECP256R1()).sign(data, ec.ECDSA(SHA256()))
+
+
+def without(members: dict[str, Any], name: str) -> dict[str, Any]:
+    """The members but one."""
+    return {key: value for key, value in members.items() if key != name}
+
+
+def twice(members: dict[str, Any], name: str, value: Any, *, first: bool) -> bytes:
+    """JSON in which a member comes twice: with its own value, and with another."""
+    pairs = [*members.items(), (name, value)]
+    if first:
+        pairs.reverse()
+    return b"{" + b",".join(f"{json.dumps(key)}:{json.dumps(each)}".encode() for key, each in pairs) + b"}"
+
+
+PUBLIC = KEY.public_key()
+PUBLIC_RAW = PUBLIC.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+PUBLIC_PEM = PUBLIC.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+GENUINE = forged()
+HEAD, BODY, SIGNATURE = GENUINE.split(".")
+
+
+class ForgedTokensTests(SynchronousTestCase):
+    """One row for each kind of forgery."""
+
+    rows: ClassVar[dict[str, list[str]]] = {
+        "no signature": [
+            f"{HEAD}.{BODY}.",
+            f"{HEAD}.{BODY}",
+            *(forged({**HEADER, "alg": name}, sign=lambda _: b"") for name in ("none", "None", "NONE", "nOnE", "")),
+            *(f"{part({'alg': name, 'typ': 'JWT'})}.{BODY}." for name in ("none", "NONE")),
+            *(forged({**HEADER, "alg": name}) for name in ("none", None, 0, [], ["EdDSA"], {"EdDSA": 1})),
+            forged(without(HEADER, "alg")),
+        ],
+        "the public key as the secret of HMAC": [
+            forged({**HEADER, "alg": "HS256"}, sign=hs256(secret))
+            for secret in (PUBLIC_RAW, PUBLIC_PEM, json.dumps(jwk(KEY, "k1")).encode(), b"", b"secret")
+        ],
+        "another algorithm": [
+            forged({**HEADER, "alg": "RS256"}, sign=rs256),
+            forged({**HEADER, "alg": "PS256"}, sign=rs256),
+            forged({**HEADER, "alg": "ES256"}, sign=es256),
+            forged({**HEADER, "alg": "ES256"}, sign=lambda _: bytes(64)),  # both numbers zero
+            *(forged({**HEADER, "alg": name}) for name in ("RS256", "ES256", "HS256", "eddsa", "EdDSA ", "Ed25519")),
+        ],
+        "another key": [
+            forged(sign=STRANGER.sign),
+            forged({**HEADER, "kid": "k2"}, sign=STRANGER.sign),
+            forged({**HEADER, "kid": "k2"}),
+            forged(without(HEADER, "kid")),
+            *(
+                forged({**HEADER, "kid": kid})
+                for kid in ("", "K1", "k1\0", "../k1", "/dev/null", "k1' OR 1=1", 1, None, ["k1"], {"k1": 1}, True)
+            ),
+        ],
+        "a key that the token brings along": [
+            forged({**HEADER, **extra}, sign=STRANGER.sign)
+            for extra in (
+                {"jwk": jwk(STRANGER, "k1")},
+                {"jwk": jwk(STRANGER, "k2"), "kid": "k2"},
+                {"jku": "https://attacker.example/jwks.json"},
+                {"x5u": "https://attacker.example/cert.pem"},
+                {"x5c": [part(b"no certificate")]},
+                {"x5t": part(b"0" * 20)},
+            )
+        ],
+        "a signature of something else": [
+            f"{HEAD}.{part({**CLAIMS, 'sub': 'eve'})}.{SIGNATURE}",
+            f"{part({**HEADER, 'x': 1})}.{BODY}.{SIGNATURE}",
+            f"{HEAD}.{BODY}.{SIGNATURE[:-4]}",
+            f"{HEAD}.{BODY}.{SIGNATURE}{SIGNATURE}",
+            f"{HEAD}.{BODY}.{part(bytes(64))}",
+            f"{HEAD}.{BODY}.{'A' * 86}",
+        ],
+        "critical extensions": [
+            forged({**HEADER, **extra})
+            for extra in (
+                {"crit": ["exp"], "exp": NOW},
+                {"crit": ["b64"], "b64": False},
+                {"crit": []},
+                {"crit": None},
+                {"crit": "b64"},
+                {"b64": False},
+                {"b64": True},
+                {"zip": "DEF"},
+                {"enc": "A256GCM"},
+            )
+        ],
+        "another kind of token": [
+            forged({**HEADER, "typ": kind}) for kind in ("JWE", "logout+jwt", "dpop+jwt", "JOSE", "", 1, ["JWT"], {})
+        ],
+        "another issuer or audience": [
+            *(
+                forged(claims={**CLAIMS, "iss": issuer})
+                for issuer in ("other", "bookd ", "BOOKD", "", None, ["bookd"], {"bookd": 1}, 0, "https://bookd")
+            ),
+            *(
+                forged(claims={**CLAIMS, "aud": audience})
+                for audience in ("other", "bookd ", "BOOKD", "", None, [], ["other"], {"bookd": 1}, 0, [["bookd"]], [0])
+            ),
+        ],
+        "claims that are missing": [
+            forged(claims=without(CLAIMS, name)) for name in CLAIMS if name not in {"roles", "sid"}
+        ],
+        "times": [
+            *(forged(claims={**CLAIMS, "iat": issued}) for issued in (NOW + 60, NOW + 10**9)),
+            *(forged(claims={**CLAIMS, "nbf": begins}) for begins in (NOW + 60, NOW + 10**9)),
+            *(
+                forged(claims={**CLAIMS, name: value})
+                for name in ("exp", "nbf", "iat")
+                for value in (str(NOW), "", None, True, [NOW], {}, 10**400, -(10**400), 1e308, "1e9")
+            ),
+            *(
+                forged(claims=json.dumps({**CLAIMS, name: 0}).replace(f'"{name}": 0', f'"{name}": {value}').encode())
+                for name in ("exp", "nbf", "iat")
+                for value in ("NaN", "Infinity", "-Infinity", "1e999", "9" * 5000)
+            ),
+        ],
+        "who and as what": [
+            *(forged(claims={**CLAIMS, "sub": who}) for who in ("", None, 1, ["ada"], {"ada": 1}, "a" * 300)),
+            *(forged(claims={**CLAIMS, "roles": roles}) for roles in ("admin", None, {"admin": 1}, [1], [["admin"]])),
+            forged(claims={**CLAIMS, "roles": ["staff"] * 33}),
+            forged(claims={**CLAIMS, "roles": ["a" * 300]}),
+            *(forged(claims={**CLAIMS, "sid": sid}) for sid in (None, 1, [], "s" * 300)),
+        ],
+        "members that come twice": [
+            *(
+                forged(twice(HEADER, "alg", other, first=first))
+                for other in ("none", "HS256")
+                for first in (True, False)
+            ),
+            *(forged(twice(HEADER, "kid", "k2", first=first)) for first in (True, False)),
+            *(
+                forged(claims=twice(CLAIMS, name, other, first=first))
+                for name, other in (("sub", "eve"), ("roles", []), ("exp", NOW + 10**6), ("aud", "other"))
+                for first in (True, False)
+            ),
+            forged(claims=json.dumps(CLAIMS)[:-1].encode() + b', "more": {"a": 1, "a": 2}}'),
+        ],
+        "junk": [
+            *(forged(header=junk) for junk in (b"", b"{", b"[]", b"null", b"7", b'"x"', b"\xff\xfe", b"\0", b"{}")),
+            *(forged(claims=junk) for junk in (b"", b"{", b"[]", b"null", b"7", b'"x"', b"\xff\xfe", b"\0", b"{}")),
+            forged(header=json.dumps(HEADER).encode() + b"{}"),
+            forged(header=b"\xef\xbb\xbf" + json.dumps(HEADER).encode()),
+            forged(claims=json.dumps(CLAIMS).encode("utf-16")),
+            forged(claims=GENUINE.encode()),  # a token within a token
+            forged({**HEADER, "cty": "JWT"}, GENUINE.encode()),
+            forged(header=b"[" * 2000),
+            forged(claims=b'{"a":' * 800 + b"1" + b"}" * 800),
+            forged(claims=b"[" * 3000 + b"]" * 3000),
+            f"{GENUINE}.{SIGNATURE}",
+            f"{HEAD}.{BODY}.{SIGNATURE}..",
+            f"{HEAD}=.{BODY}.{SIGNATURE}",
+            f"{HEAD}\n.{BODY}.{SIGNATURE}",
+            f"{HEAD} .{BODY}.{SIGNATURE}",
+            f"{HEAD}!.{BODY}.{SIGNATURE}",
+            GENUINE.replace(".", "\u2024"),
+            GENUINE[:10] + "\u0430" + GENUINE[10:],
+            json.dumps({"protected": HEAD, "payload": BODY, "signature": SIGNATURE}),  # the JSON form of a JWS
+        ],
+        "too large": [
+            forged(claims={**CLAIMS, "more": "x" * MAX_TOKEN}),
+            "A" * 1_000_000,
+            ".".join(["A" * 100_000] * 3),
+            "." * 100_000,
+        ],
+    }
+
+    def setUp(self) -> None:
+        path = Path(self.mktemp())
+        path.write_text(json.dumps({"keys": [jwk(KEY, "k1")]}))
+        self.tokens = Tokens(Keys(path, Clock().seconds), "bookd", "bookd", lambda: NOW * 1_000_000)
+
+    def test_genuine(self) -> None:
+        """What the forgeries are made of is let in, and so are forms of it that mean the same."""
+        for token in (
+            GENUINE,
+            forged(without(HEADER, "typ")),
+            forged({**HEADER, "typ": "at+JWT"}),
+            forged(claims={**CLAIMS, "aud": ["other", "bookd"]}),
+            forged(claims={**CLAIMS, "iat": NOW - 0.25}),
+            # What a token says of keys is not looked at, also where it is true.
+            forged({**HEADER, "jku": "https://attacker.example/", "jwk": jwk(STRANGER, "k1")}),
+        ):
+            principal = self.tokens.principal(f"Bearer {token}")
+            assert principal is not None
+            self.assertEqual((principal.subject, list(principal.roles)), ("ada", ["admin"]))
+
+    def test_forged(self) -> None:
+        """Each forgery is refused, as a token that is not valid."""
+        for kind, tokens in self.rows.items():
+            for token in tokens:
+                with self.assertRaises(Unauthenticated, msg=f"{kind}: {token[:200]}") as caught:
+                    self.tokens.principal(f"Bearer {token}")
+                self.assertEqual(caught.exception.reason, "TOKEN_INVALID", f"{kind}: {token[:200]}")
+
+    def test_expired(self) -> None:
+        """A token whose time is over says so, since its owner may get another."""
+        with self.assertRaises(Unauthenticated) as caught:
+            self.tokens.principal("Bearer " + forged(claims={**CLAIMS, "exp": NOW - 60}))
+        self.assertEqual(caught.exception.reason, "TOKEN_EXPIRED")
+
+    def test_count(self) -> None:
+        """The table is as long as it looks."""
+        self.assertGreater(sum(map(len, self.rows.values())), 150)
