@@ -12,7 +12,6 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from bookd.command.home import DAEMONS, CommandError, Home
 from bookd.command.init import make_folder, make_home
-from bookd.command.leftover import leftovers, only_one
 from bookd.command.main import main
 from bookd.command.supervise import STOP_SECONDS, Supervisor, configuration, literal, log_tail
 from bookd.command.up import STOP_SECONDS as ALL_STOP_SECONDS
@@ -126,17 +125,6 @@ class NothingRunsTests(HomeCase):
         self.assertIn("empty", log_tail(self.home, "mom"))
         self.home.log("mom").write_bytes(b"\xff" + b"x" * 50_000 + b"\n" + b"".join(b"%d\n" % n for n in range(100)))
         self.assertEqual(log_tail(self.home, "mom", 2), "  98\n  99")
-
-    def test_one_run_at_a_time(self) -> None:
-        """The lock keeps a second run out until the first lets go."""
-        with only_one(self.home):
-            self.assertRaises(CommandError, only_one(self.home).__enter__)
-        with only_one(self.home):
-            pass
-
-    def test_nothing_left_over(self) -> None:
-        """No process of this machine belongs to a home in which nothing ran."""
-        self.assertEqual(leftovers(self.home), [])
 
 
 class CtlTests(UpCase):
