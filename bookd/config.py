@@ -104,6 +104,9 @@ class Mom(_Table, kw_only=True):
     initial_backoff: Seconds = 0.5
     max_backoff: Seconds = 60.0
     expire_after: Seconds = 7 * 86400.0
+    # What the queue of one destination takes: messages, and bytes of their requests.
+    queue_messages: Count = 2_000_000
+    queue_bytes: Count = 8 * 1024**3
     # How long a finished operation can be asked for.
     keep_finished: Seconds = 7 * 86400.0
     # How long events are kept at least, and a durable subscription whose client stays away.

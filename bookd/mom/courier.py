@@ -106,7 +106,7 @@ class Courier(Service):
 
     def wake(self) -> None:
         """Look for something to deliver, now or as soon as the look that is under way is over."""
-        if not self.running or self._destination.breaker.state is not BreakerState.CLOSED:
+        if not self._may_deliver():
             return
         if self._scan is not None:
             self._again = True
@@ -118,6 +118,10 @@ class Courier(Service):
             # First noted, then begun: messages that are delivered at once wake the courier again.
             scan = self._scan = Deferred()
             Deferred.fromCoroutine(self._look()).addBoth(self._looked, scan)
+
+    def _may_deliver(self) -> bool:
+        is_closed = self._destination.breaker.state is BreakerState.CLOSED
+        return bool(self.running) and is_closed and not self._spool.is_paused(self._destination.name)
 
     def _back(self) -> None:
         self._window = 1
@@ -156,8 +160,7 @@ class Courier(Service):
 
     def _begin(self, kept: Kept) -> None:
         if (
-            not self.running
-            or self._destination.breaker.state is not BreakerState.CLOSED
+            not self._may_deliver()
             or kept.lane in self._under_way
             or self._lanes.pass_over((kept.destination, kept.lane))
             or self._spool.is_withdrawn(kept.seq)
@@ -229,7 +232,7 @@ class Courier(Service):
         ready_at = next_attempt(self._spool.now(), kept.attempts + 1, self._policy_of(kept), self._fraction())
         if ready_at is None:
             self.log.error("{method} {id} is dead: {told}", method=kept.method, id=kept.message_id, told=told)
-            return await self._finish(kept, operations.ended(Event.GIVEN_UP, error))
+            return await self._finish(kept, evolve(operations.ended(Event.GIVEN_UP, error), counts=True))
         await self._spool.postpone(kept, Event.FAILED, ready_at, told)
         return None
 

@@ -43,7 +43,8 @@ def lane_of(method: Method, principal: object, request: Message, message_id: str
 def reply(contract: Contract, defaults: Policy, kept: Kept, outcome: Outcome, now: int) -> Draft | None:
     """The message that tells of `outcome`; None when nobody asked for it, or nobody takes it any more.
 
-    Its id follows from the id of the message, so that it is sent once however often this is asked.
+    Its id follows from the message and its outcome, so that it is sent once however often this is asked; and a dead
+    letter that is delivered after all tells of that too.
     """
     if kept.reply_to is None:
         return None
@@ -55,7 +56,8 @@ def reply(contract: Contract, defaults: Policy, kept: Kept, outcome: Outcome, no
     if outcome.status is not None:
         told.status.CopyFrom(status_pb2.Status.FromString(outcome.status))
     request = enclosed(method, told)
-    message_id = str(uuid5(_NAMESPACE, f"reply:{kept.message_id}"))
+    said = fingerprint(method.path, request)
+    message_id = str(uuid5(_NAMESPACE, f"reply:{kept.message_id}:{said.hex()}"))
     metadata: Mapping[str, str] = kept.metadata
     return Draft(
         message_id=message_id,
@@ -63,7 +65,7 @@ def reply(contract: Contract, defaults: Policy, kept: Kept, outcome: Outcome, no
         lane=lane_of(method, None, request, message_id),
         method=method.path,
         request=request.SerializeToString(deterministic=True),
-        fingerprint=fingerprint(method.path, request),
+        fingerprint=said,
         principal=b"",
         subject="",
         metadata=metadata,

@@ -3,7 +3,7 @@
 A deferrable call that bears a message id goes through these steps, one call of a lane at a time:
 
 1. its id is known: it is answered from the store;
-2. its lane holds messages, its destination is down, or the caller wants no waiting: it is kept;
+2. its lane holds messages, its destination is down or paused, or the caller wants no waiting: it is kept;
 3. otherwise it is forwarded. OK and errors that decide go straight back, and nothing is written;
 4. if the destination is not there, or time runs out (so that nobody knows whether it took effect), it is kept.
 
@@ -148,7 +148,11 @@ class Router:
         self, draft: Draft, destination: Destination, until: float, context: Context
     ) -> Kept | _Forward | _Keep:
         # The store looks for the id itself when it keeps. It is asked before only if that may save keeping.
-        if self._spool.keeping((draft.destination, draft.lane)) or context.metadata.get(metadata.RESPOND_ASYNC):
+        if (
+            self._spool.keeping((draft.destination, draft.lane))
+            or self._spool.is_paused(draft.destination)
+            or context.metadata.get(metadata.RESPOND_ASYNC)
+        ):
             return _Keep()
         answers = Deferred.fromCoroutine(destination.answers()).addTimeout(
             self._share(until), self._clock, onTimeoutCancel=lambda *_: False

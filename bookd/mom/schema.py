@@ -2,7 +2,8 @@
 
 `messages` holds every kept message. `lanes` holds one row for each lane that has something to deliver: its first message
 and when that may be tried. So "may this call overtake nobody?" is a lookup by key, and "what can be delivered now?" reads
-one row for each lane that is ready, in the order of an index, however many messages wait behind.
+one row for each lane that is ready, in the order of an index, however many messages wait behind. `queues` counts what
+waits, so that nobody has to.
 """
 
 from typing import Final
@@ -93,6 +94,18 @@ lanes = Table(
     Column("blocked", Boolean, nullable=False, comment="its first message is a dead letter that must not be passed"),
     Index("lanes_ready", "destination", "blocked", "ready_at", "head_seq"),
     comment="lanes that have something to deliver",
+)
+
+queues = Table(
+    "queues",
+    metadata,
+    Column("destination", String(255), primary_key=True, comment="full proto name of the service"),
+    Column("depth", BigInteger, nullable=False, comment="queued messages"),
+    Column("bytes", BigInteger, nullable=False, comment="bytes of their requests"),
+    Column("dead", BigInteger, nullable=False, comment="dead letters"),
+    Column("paused_at", BigInteger, comment="when an operator paused it; microseconds since the epoch, UTC"),
+    CheckConstraint("depth >= 0 AND bytes >= 0 AND dead >= 0", name="queues_counts"),
+    comment="what waits for each destination, counted",
 )
 
 events = Table(

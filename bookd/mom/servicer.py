@@ -21,6 +21,7 @@ from bookd.mom import operations, store
 from bookd.mom.destination import Destination
 from bookd.mom.machine import Event, IllegalTransition, MessageState, Policy
 from bookd.mom.operations import message_id, operation, unknown
+from bookd.mom.operators import DeadLetters, Queues
 from bookd.mom.patience import within
 from bookd.mom.replies import reply
 from bookd.mom.spool import Spool
@@ -50,9 +51,15 @@ class MomServicer:
         self._clock = clock
         self._contract = contract
         self._spool = spool
-        self._destinations = destinations
         self._policy = policy
         self._longest_wait = longest_wait
+        queues = Queues(spool, destinations)
+        self.ListQueues, self.GetQueue = queues.ListQueues, queues.GetQueue
+        self.PauseQueue, self.ResumeQueue = queues.PauseQueue, queues.ResumeQueue
+        letters = DeadLetters(contract, spool, policy)
+        self.ListDeadLetters, self.GetDeadLetter = letters.ListDeadLetters, letters.GetDeadLetter
+        self.RetryDeadLetter, self.RetryDeadLetters = letters.RetryDeadLetter, letters.RetryDeadLetters
+        self.DiscardDeadLetter = letters.DiscardDeadLetter
 
     async def GetOperation(
         self, request: operations_pb2.GetOperationRequest, context: Context
@@ -105,21 +112,6 @@ class MomServicer:
         kept = await self._find(request.name, context)
         await shield(Deferred.fromCoroutine(self._spool.forget(kept.message_id)))
         return Empty()
-
-    async def ListQueues(self, request: mom_pb2.ListQueuesRequest, context: Context) -> mom_pb2.ListQueuesResponse:
-        """The queue of each destination, by name."""
-        depths = await self._spool.desk.read(store.depths)
-        response = mom_pb2.ListQueuesResponse()
-        for name in sorted(self._destinations.keys() | depths.keys()):
-            queue = response.queues.add(destination=name)
-            if name in self._destinations:
-                queue.breaker = int(self._destinations[name].breaker.state)  # type: ignore[assignment]
-            if name in depths:
-                depth = depths[name]
-                queue.depth, queue.lanes, queue.dead_letters = depth.queued, depth.lanes, depth.dead
-                if depth.oldest is not None:
-                    queue.oldest_at.FromMicroseconds(depth.oldest)
-        return response
 
     async def _find(self, name: str, context: Context) -> Kept:
         kept = await self._spool.find(message_id(name))

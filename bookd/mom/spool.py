@@ -5,16 +5,18 @@ waiters of finished ones. Memory holds what is under way (deliveries, writes, wa
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from bookd.mom import store
 from bookd.mom.lanes import Lane
-from bookd.mom.machine import Event
-from bookd.mom.store import Draft, Kept, Outcome, Place
+from bookd.mom.machine import Event, MessageState
+from bookd.mom.store import Bounds, Draft, Kept, Outcome, Place
+
+UNBOUNDED = Bounds(2**62, 2**62)
 
 
 class Desk(Protocol):
@@ -28,11 +30,16 @@ class Desk(Protocol):
 
 
 class Spool:
-    """The kept messages. `now` answers microseconds since the epoch."""
+    """The kept messages. `now` answers microseconds since the epoch; `bounds` is what each queue takes; `paused` names
+    the destinations that an earlier run has left paused."""
 
-    def __init__(self, desk: Desk, now: Callable[[], int]) -> None:
+    def __init__(
+        self, desk: Desk, now: Callable[[], int], bounds: Bounds = UNBOUNDED, paused: Iterable[str] = ()
+    ) -> None:
         self.desk = desk
         self.now = now
+        self.bounds = bounds
+        self._paused = set(paused)
         # Messages that are being delivered; whoever delivers one notes it here.
         self.in_flight: set[int] = set()
         # How many messages were on disk at the start, None until that is known, and by how many there are more now. Never
@@ -67,7 +74,8 @@ class Spool:
         return lane in self._keeping
 
     def keep(self, draft: Draft) -> Deferred[Kept]:
-        """Put a message at the end of its lane, or find the one that has its id; fires once that is on disk."""
+        """Put a message at the end of its lane, or find the one that has its id; fires once that is on disk. Fails with
+        `Unavailable`, reason QUEUE_FULL, when the queue takes no more."""
         lane = (draft.destination, draft.lane)
         self._keeping[lane] += 1
         self._more += 1
@@ -86,7 +94,7 @@ class Spool:
                 self._more -= 1
             return kept
 
-        return self.desk.write(store.keep, draft, self.now()).addBoth(written)
+        return self.desk.write(store.keep, draft, self.now(), self.bounds).addBoth(written)
 
     def fan_out(self, most: int, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
         """Run `work(connection, *args, now)`, which keeps at most `most` messages and answers an object that names their
@@ -140,11 +148,17 @@ class Spool:
         self, place: Place | Kept, outcome: Outcome, *, block_lane: bool = False, reply: Draft | None = None
     ) -> Kept | None:
         """Take a message out of the queue; answers the next one of its lane, as `store.finish` does."""
-        if reply is not None:
-            self._more += 1
-        following: Kept | None = await self.desk.write(
-            store.finish, place.seq, outcome, self.now(), block_lane=block_lane, reply=reply
-        )
+        replies = int(reply is not None)
+        self._more += replies
+        try:
+            following: Kept | None = await self.desk.write(
+                store.finish, place.seq, outcome, self.now(), block_lane=block_lane, reply=reply
+            )
+        except CancelledError:
+            raise  # it is written nevertheless
+        except Exception:
+            self._more -= replies
+            raise
         for waiter in self._waiters.pop(place.message_id, []):
             waiter.callback(None)
         if reply is not None:
@@ -174,6 +188,28 @@ class Spool:
             self.arrived(place.destination)
         return True
 
+    # What operators do.
+
+    def is_paused(self, destination: str) -> bool:
+        """Whether an operator has paused a destination: calls that may be kept are, and nothing is delivered."""
+        return destination in self._paused
+
+    async def pause(self, destination: str) -> None:
+        """Pause a destination; what is being delivered goes on."""
+        await self.desk.write(store.pause, destination, self.now())
+        self._paused.add(destination)
+
+    async def resume(self, destination: str) -> None:
+        """Let a destination go on."""
+        await self.desk.write(store.pause, destination, None)
+        self._paused.discard(destination)
+        self.arrived(destination)
+
+    async def revive(self, message_id: str, expire_at: int) -> None:
+        """Put a dead letter back into its lane. Raises as `store.revive` does."""
+        place: Place = await self.desk.write(store.revive, message_id, expire_at, self.now())
+        self.arrived(place.destination)
+
     # Waiting and removing.
 
     def finished(self, message_id: str) -> Deferred[None]:
@@ -190,9 +226,9 @@ class Spool:
         self._waiters.setdefault(message_id, []).append(waiter)
         return waiter
 
-    async def forget(self, message_id: str) -> None:
+    async def forget(self, message_id: str, state: MessageState | None = None) -> None:
         """Remove a finished message. Raises as `store.forget` does."""
-        removed: Place = await self.desk.write(store.forget, message_id)
+        removed: Place = await self.desk.write(store.forget, message_id, state)
         self._more -= 1
         self.arrived(removed.destination)
 

@@ -11,9 +11,9 @@ from typing import Any
 from attrs import asdict, field, frozen
 from sqlalchemy import Connection, Row, Select, delete, exists, func, insert, select, update
 
-from bookd.errors import Code, FailedPrecondition, InvalidArgument, NotFound
+from bookd.errors import Code, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from bookd.mom.machine import FINISHED, Event, MessageState, after
-from bookd.mom.schema import lanes, messages
+from bookd.mom.schema import lanes, messages, queues
 
 
 @frozen
@@ -71,6 +71,7 @@ class Outcome:
     response: bytes | None = field(default=None, repr=False)
     status: bytes | None = None
     error: str = ""  # for a person
+    counts: bool = False  # it ended with an attempt that decided nothing
 
 
 @frozen
@@ -92,27 +93,41 @@ class Ready:
 
 
 @frozen
-class Depth:
+class Bounds:
+    """What the queue of one destination takes: messages, and bytes of their requests."""
+
+    depth: int
+    bytes: int
+
+
+@frozen
+class Queue:
     """What waits for one destination."""
 
-    queued: int
+    destination: str
+    depth: int
+    bytes: int
     lanes: int
     dead: int
     oldest: int | None  # microseconds
+    paused_at: int | None  # microseconds
 
 
+# Seconds after which it is worth while to come again to a queue that was full.
+FULL_RETRY = 5.0
 _QUEUED = messages.c.state == MessageState.QUEUED
 
 
-def keep(connection: Connection, draft: Draft, now: int) -> tuple[Kept, bool]:
+def keep(connection: Connection, draft: Draft, now: int, bounds: Bounds | None = None) -> tuple[Kept, bool]:
     """Put a message at the end of its lane; or answer the one that is kept under this id already.
 
     The flag says whether it is new. Raises `InvalidArgument`, reason IDEMPOTENCY_KEY_REUSED, when the id is known for
-    another request or from another subject.
+    another request or from another subject; `Unavailable`, reason QUEUE_FULL, when a new message is beyond `bounds`.
     """
     known = find(connection, draft.message_id)
     if known is not None:
         return require_same(known, draft.fingerprint, draft.subject), False
+    _count(connection, draft.destination, depth=1, bytes_=len(draft.request), bounds=bounds)
     values = asdict(draft) | {
         "state": MessageState.QUEUED,
         "attempts": 0,
@@ -194,11 +209,12 @@ def finish(
     Raises `IllegalTransition` when the message is not queued any more.
     """
     row = connection.execute(
-        select(messages.c.state, messages.c.attempts, messages.c.destination, messages.c.lane).where(
-            messages.c.seq == seq
-        )
+        select(
+            messages.c.state, messages.c.destination, messages.c.lane, func.length(messages.c.request).label("size")
+        ).where(messages.c.seq == seq)
     ).one()
     state = after(MessageState(row.state), outcome.event)
+    _count(connection, row.destination, depth=-1, bytes_=-row.size, dead=int(state is MessageState.DEAD))
     connection.execute(
         update(messages)
         .where(messages.c.seq == seq)
@@ -210,6 +226,7 @@ def finish(
             status_code=outcome.code,
             status=outcome.status,
             response=outcome.response,
+            attempts=messages.c.attempts + int(outcome.counts),
         )
     )
     if reply is not None:
@@ -245,16 +262,71 @@ def postpone(connection: Connection, seq: int, event: Event, ready_at: int, erro
     connection.execute(_lane_of(update(lanes), row).where(lanes.c.head_seq == seq).values(ready_at=ready_at))
 
 
-def forget(connection: Connection, message_id: str) -> Place:
-    """Remove a finished message; answers where it stood. Raises `NotFound`, or `FailedPrecondition` while it is queued."""
+def forget(connection: Connection, message_id: str, state: MessageState | None = None) -> Place:
+    """Remove a finished message, in one state if that is given; answers where it stood. Raises `NotFound`, or
+    `FailedPrecondition` while it is queued."""
     known = find(connection, message_id)
-    if known is None:
+    if known is None or (state is not None and known.state not in (state, MessageState.QUEUED)):
         raise NotFound(f"no operation {message_id}")
     if known.state not in FINISHED:
         raise FailedPrecondition("the operation is not done", reason="OPERATION_NOT_DONE")
+    if known.state is MessageState.DEAD:
+        _count(connection, known.destination, dead=-1)
     _settle(connection, known.destination, known.lane, known.seq)
     connection.execute(delete(messages).where(messages.c.seq == known.seq))
     return Place(known.seq, known.message_id, known.destination, known.lane)
+
+
+def revive(connection: Connection, message_id: str, expire_at: int, now: int) -> Place:
+    """Put a dead letter back into its lane, in front of what was kept after it. Raises `NotFound`, or
+    `IllegalTransition` for any other message."""
+    known = find(connection, message_id)
+    if known is None:
+        raise NotFound(f"no message {message_id}")
+    state = after(known.state, Event.RETRIED)
+    _count(connection, known.destination, depth=1, bytes_=len(known.request), dead=-1)
+    connection.execute(
+        update(messages)
+        .where(messages.c.seq == known.seq)
+        .values(
+            state=state,
+            attempts=0,
+            refusals=0,
+            ready_at=now,
+            expire_at=expire_at,
+            updated_at=now,
+            finished_at=None,
+            status_code=None,
+            status=None,
+        )
+    )
+    here = (lanes.c.destination == known.destination) & (lanes.c.lane == known.lane)
+    row = connection.execute(select(lanes).where(here)).one_or_none()
+    if row is None:
+        _open_lane(connection, known.destination, known.lane, known.seq, now)
+    elif row.head_seq == known.seq:
+        # It may have blocked the lane, while one that is older was put back.
+        _settle(connection, known.destination, known.lane, known.seq)
+    elif not row.blocked and known.seq < row.head_seq:
+        connection.execute(update(lanes).where(here).values(head_seq=known.seq, ready_at=now))
+    return Place(known.seq, known.message_id, known.destination, known.lane)
+
+
+def blocks(connection: Connection, seq: int) -> bool:
+    """Whether a dead letter blocks its lane."""
+    found = exists().where(lanes.c.head_seq == seq, lanes.c.blocked.is_(True))
+    return bool(connection.execute(select(found)).scalar_one())
+
+
+def pause(connection: Connection, destination: str, paused_at: int | None) -> None:
+    """Note that an operator paused a destination, or, with None, that it goes on."""
+    _count(connection, destination)
+    connection.execute(update(queues).where(queues.c.destination == destination).values(paused_at=paused_at))
+
+
+def paused(connection: Connection) -> set[str]:
+    """The destinations that are paused."""
+    return set(connection.execute(select(queues.c.destination).where(queues.c.paused_at.is_not(None))).scalars())
 
 
 def purge(connection: Connection, before: int, limit: int) -> int:
@@ -282,63 +354,97 @@ def expired(connection: Connection, now: int, limit: int) -> list[Place]:
 
 
 def page(
-    connection: Connection, subject: str | None, state: MessageState | None, before: int | None, limit: int
+    connection: Connection,
+    subject: str | None,
+    state: MessageState | None,
+    before: int | None,
+    limit: int,
+    destination: str | None = None,
 ) -> tuple[list[Kept], int]:
     """At most `limit` messages of one subject, or of all when it is None, the newest first, with seqs below `before`;
     and how many there are in all."""
-    found = _filtered(select(messages), subject, state).order_by(messages.c.seq.desc()).limit(limit)
+    found = _filtered(select(messages), subject, state, destination).order_by(messages.c.seq.desc()).limit(limit)
     if before is not None:
         found = found.where(messages.c.seq < before)
-    return [_kept(row) for row in connection.execute(found)], count(connection, subject, state)
+    return [_kept(row) for row in connection.execute(found)], count(connection, subject, state, destination)
 
 
-def count(connection: Connection, subject: str | None = None, state: MessageState | None = None) -> int:
-    """How many messages there are, of one subject and in one state if these are given."""
-    counted = _filtered(select(func.count()).select_from(messages), subject, state)
+def count(
+    connection: Connection,
+    subject: str | None = None,
+    state: MessageState | None = None,
+    destination: str | None = None,
+) -> int:
+    """How many messages there are, of one subject, in one state and for one destination if these are given."""
+    counted = _filtered(select(func.count()).select_from(messages), subject, state, destination)
     return int(connection.execute(counted).scalar_one())
 
 
-def depths(connection: Connection) -> dict[str, Depth]:
-    """What waits, by destination; destinations for which nothing waits and nothing is dead are left out."""
-    queued: dict[str, tuple[int, int | None]] = {
-        row.destination: (row.waiting, row.oldest)
-        for row in connection.execute(
-            select(
-                messages.c.destination, func.count().label("waiting"), func.min(messages.c.created_at).label("oldest")
-            )
-            .where(_QUEUED)
-            .group_by(messages.c.destination)
-        )
-    }
-    in_lanes = _by_destination(connection, select(lanes.c.destination, func.count()).group_by(lanes.c.destination))
-    dead = _by_destination(
-        connection,
-        select(messages.c.destination, func.count())
-        .where(messages.c.state == MessageState.DEAD)
-        .group_by(messages.c.destination),
+def queue(connection: Connection, destination: str) -> Queue:
+    """What waits for one destination."""
+    row = connection.execute(select(queues).where(queues.c.destination == destination)).one_or_none()
+    if row is None:
+        return Queue(destination, 0, 0, 0, 0, None, None)
+    in_lanes = connection.execute(
+        select(func.count()).select_from(lanes).where(lanes.c.destination == destination)
+    ).scalar_one()
+    oldest = (
+        select(messages.c.created_at)
+        .where(messages.c.destination == destination, _QUEUED)
+        .order_by(messages.c.seq)
+        .limit(1)
     )
-    return {
-        name: Depth(
-            *queued.get(name, (0, None))[:1], in_lanes.get(name, 0), dead.get(name, 0), queued.get(name, (0, None))[1]
-        )
-        for name in sorted(queued.keys() | in_lanes.keys() | dead.keys())
-    }
+    waiting = connection.execute(oldest).scalar() if row.depth else None
+    return Queue(destination, row.depth, row.bytes, in_lanes, row.dead, waiting, row.paused_at)
+
+
+def destinations(connection: Connection) -> list[str]:
+    """The destinations that anything was ever kept for, or that were paused, by name."""
+    return list(connection.execute(select(queues.c.destination).order_by(queues.c.destination)).scalars())
 
 
 def _kept(row: Row[Any]) -> Kept:
     return Kept(**row._mapping)
 
 
-def _by_destination(connection: Connection, counted: Select[Any]) -> dict[str, int]:
-    return {row[0]: row[1] for row in connection.execute(counted)}
-
-
-def _filtered(query: Select[Any], subject: str | None, state: MessageState | None) -> Select[Any]:
+def _filtered(
+    query: Select[Any], subject: str | None, state: MessageState | None, destination: str | None
+) -> Select[Any]:
     if subject is not None:
         query = query.where(messages.c.subject == subject)
     if state is not None:
         query = query.where(messages.c.state == state)
+    if destination is not None:
+        query = query.where(messages.c.destination == destination)
     return query
+
+
+def _count(
+    connection: Connection,
+    destination: str,
+    *,
+    depth: int = 0,
+    bytes_: int = 0,
+    dead: int = 0,
+    bounds: Bounds | None = None,
+) -> None:
+    """Let the row of a queue tell of a change; a queue that has none gets it. Raises `Unavailable` beyond `bounds`."""
+    counted = (
+        update(queues)
+        .where(queues.c.destination == destination)
+        .values(depth=queues.c.depth + depth, bytes=queues.c.bytes + bytes_, dead=queues.c.dead + dead)
+        .returning(queues.c.depth, queues.c.bytes)
+    )
+    row = connection.execute(counted).one_or_none()
+    if row is None:
+        connection.execute(insert(queues).values(destination=destination, depth=depth, bytes=bytes_, dead=dead))
+    elif bounds is not None and (row.depth > bounds.depth or row.bytes > bounds.bytes):
+        raise Unavailable(
+            f"too much waits for {destination}",
+            reason="QUEUE_FULL",
+            retry_after=FULL_RETRY,
+            info={"queue": destination},
+        )
 
 
 def _lane_of(statement: Any, row: Any) -> Any:

@@ -21,6 +21,7 @@ from bookd.bridge.desk import Desk
 from bookd.bridge.server import Server
 from bookd.config import Mom
 from bookd.contract.descriptors import Contract
+from bookd.mom import store
 from bookd.mom.breaker import Breaker
 from bookd.mom.broker import Broker
 from bookd.mom.courier import Courier
@@ -31,6 +32,7 @@ from bookd.mom.machine import MICROSECONDS, Policy
 from bookd.mom.router import Router
 from bookd.mom.servicer import MomServicer, OperationsServicer
 from bookd.mom.spool import Spool
+from bookd.mom.store import Bounds
 from bookd.mom.upkeep import Retention, Upkeep
 from bookd.mom.watch import Watch
 from bookd.storage.engine import open_engine
@@ -64,7 +66,6 @@ def makeService(options: daemon.Options) -> IService:
     try:
         engine = open_engine(table.database if "://" in table.database else home / table.database)
         upgrade(engine, "bookd.mom")
-        engine.dispose()
         server = daemon.grpc_server(table.grpc, home, contract)
         channels = [daemon.channel(each.peer, table.grpc.identity, home, GRACE) for each in table.destinations]
     except (OSError, ValueError, MigrationError) as error:
@@ -80,8 +81,11 @@ def assembled(
     Services of one kind stop together: however many destinations there are, the MOM is gone soon.
     """
     policy = _policy(table)
+    with engine.begin() as connection:
+        paused = store.paused(connection)
+    engine.dispose()
     desk = Desk(running, engine)
-    spool, lanes = Spool(desk, now), Lanes()
+    spool, lanes = Spool(desk, now, Bounds(table.queue_messages, table.queue_bytes), paused), Lanes()
     destinations: dict[str, Destination] = {}
     watches, couriers = [], []
     for each, channel in zip(table.destinations, channels, strict=True):

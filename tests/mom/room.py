@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from google.protobuf.message import Message
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, select, text
 from twisted.trial.unittest import SynchronousTestCase
 
 from bookd.contract.descriptors import Contract
@@ -188,7 +188,8 @@ class StoreTestCase(SynchronousTestCase):
 
 
 def unsound(connection: Connection) -> list[str]:
-    """What is wrong with the lanes: each has a row exactly if something of it waits, or a dead letter blocks it."""
+    """What is wrong with the lanes: each has a row exactly if something of it waits, or a dead letter blocks it; or with
+    the counts of the queues."""
     first: dict[tuple[str, str], Any] = {}
     queued = select(messages).where(messages.c.state == MessageState.QUEUED).order_by(messages.c.seq)
     for row in connection.execute(queued):
@@ -205,4 +206,11 @@ def unsound(connection: Connection) -> list[str]:
             faults.append(f"{lane} is empty")
         elif (row.head_seq, row.ready_at) != (waiting.seq, waiting.ready_at):
             faults.append(f"{lane} has not its first message")
-    return faults + [f"{lane} is missing" for lane in first]
+    faults += [f"{lane} is missing" for lane in first]
+    counted = (
+        "SELECT destination FROM queues q WHERE (depth, bytes, dead) <> (SELECT coalesce(sum(state = 1), 0),"
+        " coalesce(sum(CASE state WHEN 1 THEN length(request) END), 0), coalesce(sum(state = 4), 0)"
+        " FROM messages m WHERE m.destination = q.destination) UNION SELECT destination FROM messages WHERE destination"
+        " NOT IN (SELECT destination FROM queues)"
+    )
+    return faults + [f"the queue of {name} is miscounted" for name in connection.execute(text(counted)).scalars()]

@@ -248,6 +248,7 @@ class DeliveryTests(CourierTestCase):
         self.assertEqual(self.channel.calls, [])
         found = self.found(number_id(1))
         self.assertEqual((found.state, found.status_code), (MessageState.DEAD, Code.DEADLINE_EXCEEDED))
+        self.assertEqual(found.attempts, 0)
 
     def test_left_by_an_earlier_run(self) -> None:
         """What an earlier MOM has left is delivered by the next."""
@@ -281,7 +282,7 @@ class FailureTests(CourierTestCase):
             self.assertEqual(list(self.channel.open), [1])
         self.answer(1, Unknown("broken for good", reason="WHY"))
         found = self.found(number_id(1))
-        self.assertEqual((found.state, found.status_code), (MessageState.DEAD, Code.UNKNOWN))
+        self.assertEqual((found.state, found.status_code, found.attempts), (MessageState.DEAD, Code.UNKNOWN, 3))
         self.assertEqual(found.last_error, "UNKNOWN: broken for good")
         self.assertEqual(list(self.channel.open), [2])
         self.answer(2)
@@ -546,6 +547,7 @@ class AnyHistoryTests(CourierTestCase):
         with self.engine.begin() as connection:
             connection.execute(text("DELETE FROM lanes"))
             connection.execute(text("DELETE FROM messages"))
+            connection.execute(text("DELETE FROM queues"))
         lane_of = {}
         self.finished: set[int] = set()
         for number, lane in enumerate(kept):

@@ -14,10 +14,11 @@ from bookd.errors import (
     Internal,
     InvalidArgument,
     NotFound,
+    Unavailable,
 )
 from bookd.mom import store
 from bookd.mom.machine import Event, IllegalTransition, MessageState
-from bookd.mom.schema import lanes, messages
+from bookd.mom.schema import lanes, messages, queues
 from bookd.storage.engine import open_engine
 from tests.mom.room import DAY, DESTINATION, NOW, OTHER, SECOND, StoreTestCase, done, draft, ended, number_id, unsound
 
@@ -382,15 +383,131 @@ class PageTests(StoreTestCase):
         self.assertEqual(self.do(store.page, "bob", MessageState.SUCCEEDED, None, 1)[1], 2)
         self.assertEqual(self.do(store.page, "eve", None, None, 1), ([], 0))
 
-    def test_depths(self) -> None:
+    def test_queues(self) -> None:
         """What waits and what is dead, by destination, and how old the oldest is."""
         self.keep(20, "a", now=NOW - 5, destination=OTHER)
         self.keep(21, "a", destination=OTHER)
         self.do(store.finish, self.keep(22, "b", destination=OTHER).seq, DEAD, NOW)
-        depths = self.do(store.depths)
-        self.assertEqual(list(depths), [OTHER, DESTINATION])
-        self.assertEqual(depths[OTHER], store.Depth(queued=2, lanes=1, dead=1, oldest=NOW - 5))
-        self.assertEqual(depths[DESTINATION], store.Depth(queued=6, lanes=6, dead=0, oldest=NOW))
+        self.assertEqual(self.do(store.destinations), [OTHER, DESTINATION])
+        size = len(draft(20).request)
+        self.assertEqual(self.do(store.queue, OTHER), store.Queue(OTHER, 2, 2 * size, 1, 1, NOW - 5, None))
+        self.assertEqual(self.do(store.queue, DESTINATION), store.Queue(DESTINATION, 6, 6 * 3, 6, 0, NOW, None))
+        self.assertEqual(self.do(store.queue, "nobody"), store.Queue("nobody", 0, 0, 0, 0, None, None))
+
+
+class BoundsTests(StoreTestCase):
+    """Queues that take no more."""
+
+    def test_messages(self) -> None:
+        """Beyond so many messages a new one is refused, and nothing of it is written; one that is known is found."""
+        bounds = store.Bounds(2, 1000)
+        self.do(store.keep, draft(1), NOW, bounds)
+        self.do(store.keep, draft(2), NOW, bounds)
+        with self.assertRaises(Unavailable) as caught:
+            self.do(store.keep, draft(3, "other"), NOW, bounds)
+        self.assertEqual((caught.exception.reason, caught.exception.retry_after), ("QUEUE_FULL", store.FULL_RETRY))
+        self.assertEqual(caught.exception.details, ())
+        self.assertEqual(self.do(store.queue, DESTINATION).depth, 2)
+        self.assertFalse(self.do(store.keep, draft(2), NOW, bounds)[1])
+        self.do(store.keep, draft(3, destination=OTHER), NOW, bounds)
+        self.do(store.finish, self.found(number_id(1)).seq, done(), NOW)
+        self.do(store.keep, draft(4), NOW, bounds)
+
+    def test_bytes(self) -> None:
+        """Likewise beyond so many bytes of requests."""
+        bounds = store.Bounds(100, 10)
+        self.do(store.keep, draft(1, request=bytes(7)), NOW, bounds)
+        self.assertRaises(Unavailable, self.do, store.keep, draft(2, request=bytes(4)), NOW, bounds)
+        self.do(store.keep, draft(2, request=bytes(3)), NOW, bounds)
+
+    def test_outcomes_are_not_bounded(self) -> None:
+        """A full queue does not keep an outcome from being written: its reply is taken."""
+        bounds = store.Bounds(1, 1000)
+        self.do(store.keep, draft(1, destination=OTHER), NOW, bounds)
+        self.do(store.finish, self.keep(2).seq, done(), NOW, reply=draft(3, destination=OTHER))
+        self.assertEqual(self.do(store.queue, OTHER).depth, 2)
+
+    def test_pause(self) -> None:
+        """That a destination is paused is remembered, until it goes on."""
+        self.do(store.pause, DESTINATION, NOW)
+        self.do(store.pause, OTHER, NOW)
+        self.assertEqual(self.do(store.paused), {DESTINATION, OTHER})
+        self.do(store.pause, OTHER, None)
+        self.assertEqual(self.do(store.paused), {DESTINATION})
+        self.assertEqual(self.do(store.queue, DESTINATION).paused_at, NOW)
+
+
+class ReviveTests(StoreTestCase):
+    """Dead letters that an operator wants delivered after all."""
+
+    def dead(self, number: int, **kwargs: Any) -> None:
+        """Give a message up."""
+        self.do(store.finish, self.found(number_id(number)).seq, DEAD, NOW, **kwargs)
+
+    def revive(self, number: int) -> None:
+        """Put it back."""
+        self.do(store.revive, number_id(number), NOW + 2 * DAY, NOW + SECOND)
+
+    def test_in_front(self) -> None:
+        """It stands in front of what was kept after it, with attempts and time as if it were new."""
+        for number in range(3):
+            self.keep(number)
+        self.do(store.postpone, self.found(number_id(0)).seq, Event.FAILED, NOW, "INTERNAL: broken", NOW)
+        self.dead(0)
+        self.revive(0)
+        self.assertEqual(self.heads(NOW + SECOND), [number_id(0)])
+        found = self.found(number_id(0))
+        self.assertEqual((found.state, found.attempts, found.refusals), (MessageState.QUEUED, 0, 0))
+        self.assertEqual((found.expire_at, found.status, found.finished_at), (NOW + 2 * DAY, None, None))
+        self.assertEqual(found.last_error, "INTERNAL: broken")
+        self.assertEqual(self.do(store.finish, found.seq, done(), NOW + SECOND), self.found(number_id(1)))
+
+    def test_while_the_next_is_delivered(self) -> None:
+        """One that comes back while another of its lane is being delivered goes when that is done."""
+        self.keep(0)
+        second = self.keep(1)
+        self.dead(0)
+        self.revive(0)
+        self.assertIsNone(self.do(store.finish, second.seq, done(), NOW + SECOND))
+        self.assertEqual(self.heads(NOW + SECOND), [number_id(0)])
+
+    def test_empty_lane(self) -> None:
+        """A lane that was empty has it."""
+        self.keep(0)
+        self.dead(0)
+        self.revive(0)
+        self.assertEqual(self.heads(NOW + SECOND), [number_id(0)])
+
+    def test_unblocks(self) -> None:
+        """One that blocked its lane opens it; one that stands behind such a one waits."""
+        for number in range(3):
+            self.keep(number)
+        self.dead(0)
+        self.dead(1, block_lane=True)
+        self.revive(0)
+        self.assertEqual(self.heads(NOW + SECOND), [])
+        self.revive(1)
+        self.assertEqual(self.heads(NOW + SECOND), [number_id(0)])
+
+    def test_only_dead_letters(self) -> None:
+        """Nothing else comes back."""
+        self.keep(0)
+        self.assertRaises(IllegalTransition, self.revive, 0)
+        self.do(store.finish, self.found(number_id(0)).seq, DECLINED, NOW)
+        self.assertRaises(IllegalTransition, self.revive, 0)
+        self.assertRaises(NotFound, self.revive, 1)
+
+    def test_discard(self) -> None:
+        """Only a dead letter is discarded as one."""
+        self.keep(0)
+        self.assertRaises(FailedPrecondition, self.do, store.forget, number_id(0), MessageState.DEAD)
+        self.do(store.finish, self.found(number_id(0)).seq, done(), NOW)
+        self.assertRaises(NotFound, self.do, store.forget, number_id(0), MessageState.DEAD)
+        self.keep(1)
+        self.dead(1)
+        self.assertFalse(self.do(store.blocks, self.found(number_id(1)).seq))
+        self.do(store.forget, number_id(1), MessageState.DEAD)
+        self.assertEqual(self.do(store.queue, DESTINATION).dead, 0)
 
 
 class Refusal(Exception):
@@ -400,7 +517,7 @@ class Refusal(Exception):
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(
-            ["keep", "done", "declined", "dead", "block", "cancel", "failed", "refused", "forget", "purge"]
+            ["keep", "done", "declined", "dead", "block", "cancel", "failed", "refused", "forget", "purge", "revive"]
         ),
         st.integers(0, 7),
         st.sampled_from("abc"),
@@ -462,6 +579,7 @@ class AnyHistoryTests(StoreTestCase):
             with self.engine.begin() as connection:
                 connection.execute(lanes.delete())
                 connection.execute(messages.delete())
+                connection.execute(queues.delete())
 
 
 def _take(connection: Connection, verb: str, number: int, lane: str) -> None:
@@ -473,6 +591,9 @@ def _take(connection: Connection, verb: str, number: int, lane: str) -> None:
         return
     if verb == "forget":
         store.forget(connection, number_id(number))
+        return
+    if verb == "revive":
+        store.revive(connection, number_id(number), NOW + DAY, NOW)
         return
     kept = store.find(connection, number_id(number))
     if kept is None:
@@ -495,7 +616,7 @@ def _take(connection: Connection, verb: str, number: int, lane: str) -> None:
 def _whole(connection: Connection) -> list[Any]:
     return [
         tuple(row)
-        for table in (messages, lanes)
+        for table in (messages, lanes, queues)
         for row in connection.execute(select(table).order_by(*table.primary_key.columns))
     ]
 

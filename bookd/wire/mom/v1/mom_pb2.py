@@ -26,11 +26,13 @@ from bookd.wire.mom.v1 import message_pb2 as bookd_dot_mom_dot_v1_dot_message__p
 from bookd.wire.policy.v1 import policy_pb2 as bookd_dot_policy_dot_v1_dot_policy__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
+from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62ookd/mom/v1/mom.proto\x12\x0c\x62ookd.mom.v1\x1a\x1a\x62ookd/mom/v1/message.proto\x1a\x1c\x62ookd/policy/v1/policy.proto\x1a\x1cgoogle/api/annotations.proto\x1a#google/longrunning/operations.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"i\n\x15ListOperationsRequest\x12)\n\x05state\x18\x01 \x01(\x0e\x32\x1a.bookd.mom.v1.MessageState\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"x\n\x16ListOperationsResponse\x12\x31\n\noperations\x18\x01 \x03(\x0b\x32\x1d.google.longrunning.Operation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\"\xac\x01\n\x05Queue\x12\x13\n\x0b\x64\x65stination\x18\x01 \x01(\t\x12+\n\x07\x62reaker\x18\x02 \x01(\x0e\x32\x1a.bookd.mom.v1.BreakerState\x12\r\n\x05\x64\x65pth\x18\x03 \x01(\x05\x12\r\n\x05lanes\x18\x04 \x01(\x05\x12\x14\n\x0c\x64\x65\x61\x64_letters\x18\x05 \x01(\x05\x12-\n\toldest_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x13\n\x11ListQueuesRequest\"9\n\x12ListQueuesResponse\x12#\n\x06queues\x18\x01 \x03(\x0b\x32\x13.bookd.mom.v1.Queue*|\n\x0c\x42reakerState\x12\x1d\n\x19\x42REAKER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x42REAKER_STATE_CLOSED\x10\x01\x12\x16\n\x12\x42REAKER_STATE_OPEN\x10\x02\x12\x1b\n\x17\x42REAKER_STATE_HALF_OPEN\x10\x03\x32\xe0\x06\n\nMomService\x12\x86\x01\n\x0cGetOperation\x12\'.google.longrunning.GetOperationRequest\x1a\x1d.google.longrunning.Operation\".\xba\xd7\x18\x0b\x08\x02\x12\x05\x61\x64min \x01\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/{name=operations/*}\x12\x82\x01\n\x0eListOperations\x12#.bookd.mom.v1.ListOperationsRequest\x1a$.bookd.mom.v1.ListOperationsResponse\"%\xba\xd7\x18\x0b\x08\x02\x12\x05\x61\x64min \x01\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/operations\x12\xb0\x01\n\rWaitOperation\x12(.google.longrunning.WaitOperationRequest\x1a\x1d.google.longrunning.Operation\"V\xba\xd7\x18\x0b\x08\x02\x12\x05\x61\x64min \x01\x82\xd3\xe4\x93\x02\x41\x12\x1c/v1/{name=operations/*}:waitZ!\"\x1c/v1/{name=operations/*}:wait:\x01*\x12\x8f\x01\n\x0f\x43\x61ncelOperation\x12*.google.longrunning.CancelOperationRequest\x1a\x16.google.protobuf.Empty\"8\xba\xd7\x18\x0b\x08\x02\x12\x05\x61\x64min \x01\x82\xd3\xe4\x93\x02#\"\x1e/v1/{name=operations/*}:cancel:\x01*\x12\x8c\x01\n\x0f\x44\x65leteOperation\x12*.google.longrunning.DeleteOperationRequest\x1a\x16.google.protobuf.Empty\"5\xba\xd7\x18\x0b\x08\x02\x12\x05\x61\x64min \x01\xca\xd7\x18\x03\x08\xcc\x01\x82\xd3\xe4\x93\x02\x19*\x17/v1/{name=operations/*}\x12p\n\nListQueues\x12\x1f.bookd.mom.v1.ListQueuesRequest\x1a .bookd.mom.v1.ListQueuesResponse\"\x1f\xba\xd7\x18\t\x08\x02\x12\x05\x61\x64min\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/queuesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62ookd/mom/v1/mom.proto\x12\x0c\x62ookd.mom.v1\x1a\x1a\x62ookd/mom/v1/message.proto\x1a\x1c\x62ookd/policy/v1/policy.proto\x1a\x1cgoogle/api/annotations.proto\x1a#google/longrunning/operations.proto\x1a\x19google/protobuf/any.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"i\n\x15ListOperationsRequest\x12)\n\x05state\x18\x01 \x01(\x0e\x32\x1a.bookd.mom.v1.MessageState\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"x\n\x16ListOperationsResponse\x12\x31\n\noperations\x18\x01 \x03(\x0b\x32\x1d.google.longrunning.Operation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\"\x9e\x02\n\x05Queue\x12\x13\n\x0b\x64\x65stination\x18\x01 \x01(\t\x12+\n\x07\x62reaker\x18\x02 \x01(\x0e\x32\x1a.bookd.mom.v1.BreakerState\x12\r\n\x05\x64\x65pth\x18\x03 \x01(\x05\x12\r\n\x05lanes\x18\x04 \x01(\x05\x12\x14\n\x0c\x64\x65\x61\x64_letters\x18\x05 \x01(\x05\x12-\n\toldest_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04name\x18\x07 \x01(\t\x12\r\n\x05\x62ytes\x18\x08 \x01(\x03\x12\x11\n\tmax_depth\x18\t \x01(\x03\x12\x11\n\tmax_bytes\x18\n \x01(\x03\x12-\n\tpaused_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x13\n\x11ListQueuesRequest\"9\n\x12ListQueuesResponse\x12#\n\x06queues\x18\x01 \x03(\x0b\x32\x13.bookd.mom.v1.Queue\"\x1f\n\x0fGetQueueRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"!\n\x11PauseQueueRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\"\n\x12ResumeQueueRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xc0\x02\n\nDeadLetter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nmessage_id\x18\x02 \x01(\t\x12\x0e\n\x06method\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x04 \x01(\t\x12\x0c\n\x04lane\x18\x05 \x01(\t\x12\x0f\n\x07subject\x18\x06 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x07 \x01(\x05\x12!\n\x05\x65rror\x18\x08 \x01(\x0b\x32\x12.google.rpc.Status\x12.\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07\x64ied_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x62locks_lane\x18\x0b \x01(\x08\x12%\n\x07request\x18\x0c \x01(\x0b\x32\x14.google.protobuf.Any\"T\n\x16ListDeadLettersRequest\x12\x13\n\x0b\x64\x65stination\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"v\n\x17ListDeadLettersResponse\x12.\n\x0c\x64\x65\x61\x64_letters\x18\x01 \x03(\x0b\x32\x18.bookd.mom.v1.DeadLetter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\"$\n\x14GetDeadLetterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"&\n\x16RetryDeadLetterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\".\n\x17RetryDeadLettersRequest\x12\x13\n\x0b\x64\x65stination\x18\x01 \x01(\t\"+\n\x18RetryDeadLettersResponse\x12\x0f\n\x07retried\x18\x01 \x01(\x05\"(\n\x18\x44iscardDeadLetterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t*|\n\x0c\x42reakerState\x12\x1d\n\x19\x42REAKER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x42REAKER_STATE_CLOSED\x10\x01\x12\x16\n\x12\x42REAKER_STATE_OPEN\x10\x02\x12\x1b\n\x17\x42REAKER_STATE_HALF_OPEN\x10\x03\x32\xf0\x0e\n\nMomService\x12\x86\x01\n\x0cGetOperation\x12\'.google.longrunning.GetOperationRequest\x1a\x1d.google.longrunning.Operation\".\xba\xd7\x18\x0b\x08\x02\x12\x05\x61\x64min \x01\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/{name=operations/*}\x12\x82\x01\n\x0eListOperations\x12#.bookd.mom.v1.ListOperationsRequest\x1a$.bookd.mom.v1.ListOperationsResponse\"%\xba\xd7\x18\x0b\x08\x02\x12\x05\x61\x64min \x01\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/operations\x12\xb0\x01\n\rWaitOperation\x12(.google.longrunning.WaitOperationRequest\x1a\x1d.google.longrunning.Operation\"V\xba\xd7\x18\x0b\x08\x02\x12\x05\x61\x64min \x01\x82\xd3\xe4\x93\x02\x41\x12\x1c/v1/{name=operations/*}:waitZ!\"\x1c/v1/{name=operations/*}:wait:\x01*\x12\x8f\x01\n\x0f\x43\x61ncelOperation\x12*.google.longrunning.CancelOperationRequest\x1a\x16.google.protobuf.Empty\"8\xba\xd7\x18\x0b\x08\x02\x12\x05\x61\x64min \x01\x82\xd3\xe4\x93\x02#\"\x1e/v1/{name=operations/*}:cancel:\x01*\x12\x8c\x01\n\x0f\x44\x65leteOperation\x12*.google.longrunning.DeleteOperationRequest\x1a\x16.google.protobuf.Empty\"5\xba\xd7\x18\x0b\x08\x02\x12\x05\x61\x64min \x01\xca\xd7\x18\x03\x08\xcc\x01\x82\xd3\xe4\x93\x02\x19*\x17/v1/{name=operations/*}\x12p\n\nListQueues\x12\x1f.bookd.mom.v1.ListQueuesRequest\x1a .bookd.mom.v1.ListQueuesResponse\"\x1f\xba\xd7\x18\t\x08\x02\x12\x05\x61\x64min\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/queues\x12h\n\x08GetQueue\x12\x1d.bookd.mom.v1.GetQueueRequest\x1a\x13.bookd.mom.v1.Queue\"(\xba\xd7\x18\t\x08\x02\x12\x05\x61\x64min\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/{name=queues/*}\x12u\n\nPauseQueue\x12\x1f.bookd.mom.v1.PauseQueueRequest\x1a\x13.bookd.mom.v1.Queue\"1\xba\xd7\x18\t\x08\x02\x12\x05\x61\x64min\x82\xd3\xe4\x93\x02\x1e\"\x19/v1/{name=queues/*}:pause:\x01*\x12x\n\x0bResumeQueue\x12 .bookd.mom.v1.ResumeQueueRequest\x1a\x13.bookd.mom.v1.Queue\"2\xba\xd7\x18\t\x08\x02\x12\x05\x61\x64min\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/{name=queues/*}:resume:\x01*\x12\x84\x01\n\x0fListDeadLetters\x12$.bookd.mom.v1.ListDeadLettersRequest\x1a%.bookd.mom.v1.ListDeadLettersResponse\"$\xba\xd7\x18\t\x08\x02\x12\x05\x61\x64min\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/deadletters\x12|\n\rGetDeadLetter\x12\".bookd.mom.v1.GetDeadLetterRequest\x1a\x18.bookd.mom.v1.DeadLetter\"-\xba\xd7\x18\t\x08\x02\x12\x05\x61\x64min\x82\xd3\xe4\x93\x02\x1a\x12\x18/v1/{name=deadletters/*}\x12\x8e\x01\n\x0fRetryDeadLetter\x12$.bookd.mom.v1.RetryDeadLetterRequest\x1a\x1d.google.longrunning.Operation\"6\xba\xd7\x18\t\x08\x02\x12\x05\x61\x64min\x82\xd3\xe4\x93\x02#\"\x1e/v1/{name=deadletters/*}:retry:\x01*\x12\x90\x01\n\x10RetryDeadLetters\x12%.bookd.mom.v1.RetryDeadLettersRequest\x1a&.bookd.mom.v1.RetryDeadLettersResponse\"-\xba\xd7\x18\t\x08\x02\x12\x05\x61\x64min\x82\xd3\xe4\x93\x02\x1a\"\x15/v1/deadletters:retry:\x01*\x12\x89\x01\n\x11\x44iscardDeadLetter\x12&.bookd.mom.v1.DiscardDeadLetterRequest\x1a\x16.google.protobuf.Empty\"4\xba\xd7\x18\t\x08\x02\x12\x05\x61\x64min\xca\xd7\x18\x03\x08\xcc\x01\x82\xd3\xe4\x93\x02\x1a*\x18/v1/{name=deadletters/*}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,18 +51,56 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MOMSERVICE'].methods_by_name['DeleteOperation']._serialized_options = b'\272\327\030\013\010\002\022\005admin \001\312\327\030\003\010\314\001\202\323\344\223\002\031*\027/v1/{name=operations/*}'
   _globals['_MOMSERVICE'].methods_by_name['ListQueues']._loaded_options = None
   _globals['_MOMSERVICE'].methods_by_name['ListQueues']._serialized_options = b'\272\327\030\t\010\002\022\005admin\202\323\344\223\002\014\022\n/v1/queues'
-  _globals['_BREAKERSTATE']._serialized_start=711
-  _globals['_BREAKERSTATE']._serialized_end=835
-  _globals['_LISTOPERATIONSREQUEST']._serialized_start=227
-  _globals['_LISTOPERATIONSREQUEST']._serialized_end=332
-  _globals['_LISTOPERATIONSRESPONSE']._serialized_start=334
-  _globals['_LISTOPERATIONSRESPONSE']._serialized_end=454
-  _globals['_QUEUE']._serialized_start=457
-  _globals['_QUEUE']._serialized_end=629
-  _globals['_LISTQUEUESREQUEST']._serialized_start=631
-  _globals['_LISTQUEUESREQUEST']._serialized_end=650
-  _globals['_LISTQUEUESRESPONSE']._serialized_start=652
-  _globals['_LISTQUEUESRESPONSE']._serialized_end=709
-  _globals['_MOMSERVICE']._serialized_start=838
-  _globals['_MOMSERVICE']._serialized_end=1702
+  _globals['_MOMSERVICE'].methods_by_name['GetQueue']._loaded_options = None
+  _globals['_MOMSERVICE'].methods_by_name['GetQueue']._serialized_options = b'\272\327\030\t\010\002\022\005admin\202\323\344\223\002\025\022\023/v1/{name=queues/*}'
+  _globals['_MOMSERVICE'].methods_by_name['PauseQueue']._loaded_options = None
+  _globals['_MOMSERVICE'].methods_by_name['PauseQueue']._serialized_options = b'\272\327\030\t\010\002\022\005admin\202\323\344\223\002\036\"\031/v1/{name=queues/*}:pause:\001*'
+  _globals['_MOMSERVICE'].methods_by_name['ResumeQueue']._loaded_options = None
+  _globals['_MOMSERVICE'].methods_by_name['ResumeQueue']._serialized_options = b'\272\327\030\t\010\002\022\005admin\202\323\344\223\002\037\"\032/v1/{name=queues/*}:resume:\001*'
+  _globals['_MOMSERVICE'].methods_by_name['ListDeadLetters']._loaded_options = None
+  _globals['_MOMSERVICE'].methods_by_name['ListDeadLetters']._serialized_options = b'\272\327\030\t\010\002\022\005admin\202\323\344\223\002\021\022\017/v1/deadletters'
+  _globals['_MOMSERVICE'].methods_by_name['GetDeadLetter']._loaded_options = None
+  _globals['_MOMSERVICE'].methods_by_name['GetDeadLetter']._serialized_options = b'\272\327\030\t\010\002\022\005admin\202\323\344\223\002\032\022\030/v1/{name=deadletters/*}'
+  _globals['_MOMSERVICE'].methods_by_name['RetryDeadLetter']._loaded_options = None
+  _globals['_MOMSERVICE'].methods_by_name['RetryDeadLetter']._serialized_options = b'\272\327\030\t\010\002\022\005admin\202\323\344\223\002#\"\036/v1/{name=deadletters/*}:retry:\001*'
+  _globals['_MOMSERVICE'].methods_by_name['RetryDeadLetters']._loaded_options = None
+  _globals['_MOMSERVICE'].methods_by_name['RetryDeadLetters']._serialized_options = b'\272\327\030\t\010\002\022\005admin\202\323\344\223\002\032\"\025/v1/deadletters:retry:\001*'
+  _globals['_MOMSERVICE'].methods_by_name['DiscardDeadLetter']._loaded_options = None
+  _globals['_MOMSERVICE'].methods_by_name['DiscardDeadLetter']._serialized_options = b'\272\327\030\t\010\002\022\005admin\312\327\030\003\010\314\001\202\323\344\223\002\032*\030/v1/{name=deadletters/*}'
+  _globals['_BREAKERSTATE']._serialized_start=1723
+  _globals['_BREAKERSTATE']._serialized_end=1847
+  _globals['_LISTOPERATIONSREQUEST']._serialized_start=279
+  _globals['_LISTOPERATIONSREQUEST']._serialized_end=384
+  _globals['_LISTOPERATIONSRESPONSE']._serialized_start=386
+  _globals['_LISTOPERATIONSRESPONSE']._serialized_end=506
+  _globals['_QUEUE']._serialized_start=509
+  _globals['_QUEUE']._serialized_end=795
+  _globals['_LISTQUEUESREQUEST']._serialized_start=797
+  _globals['_LISTQUEUESREQUEST']._serialized_end=816
+  _globals['_LISTQUEUESRESPONSE']._serialized_start=818
+  _globals['_LISTQUEUESRESPONSE']._serialized_end=875
+  _globals['_GETQUEUEREQUEST']._serialized_start=877
+  _globals['_GETQUEUEREQUEST']._serialized_end=908
+  _globals['_PAUSEQUEUEREQUEST']._serialized_start=910
+  _globals['_PAUSEQUEUEREQUEST']._serialized_end=943
+  _globals['_RESUMEQUEUEREQUEST']._serialized_start=945
+  _globals['_RESUMEQUEUEREQUEST']._serialized_end=979
+  _globals['_DEADLETTER']._serialized_start=982
+  _globals['_DEADLETTER']._serialized_end=1302
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=1304
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=1388
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=1390
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=1508
+  _globals['_GETDEADLETTERREQUEST']._serialized_start=1510
+  _globals['_GETDEADLETTERREQUEST']._serialized_end=1546
+  _globals['_RETRYDEADLETTERREQUEST']._serialized_start=1548
+  _globals['_RETRYDEADLETTERREQUEST']._serialized_end=1586
+  _globals['_RETRYDEADLETTERSREQUEST']._serialized_start=1588
+  _globals['_RETRYDEADLETTERSREQUEST']._serialized_end=1634
+  _globals['_RETRYDEADLETTERSRESPONSE']._serialized_start=1636
+  _globals['_RETRYDEADLETTERSRESPONSE']._serialized_end=1679
+  _globals['_DISCARDDEADLETTERREQUEST']._serialized_start=1681
+  _globals['_DISCARDDEADLETTERREQUEST']._serialized_end=1721
+  _globals['_MOMSERVICE']._serialized_start=1850
+  _globals['_MOMSERVICE']._serialized_end=3754
 # @@protoc_insertion_point(module_scope)

@@ -67,6 +67,46 @@ class MomServiceStub:
                 request_serializer=bookd_dot_mom_dot_v1_dot_mom__pb2.ListQueuesRequest.SerializeToString,
                 response_deserializer=bookd_dot_mom_dot_v1_dot_mom__pb2.ListQueuesResponse.FromString,
                 _registered_method=True)
+        self.GetQueue = channel.unary_unary(
+                '/bookd.mom.v1.MomService/GetQueue',
+                request_serializer=bookd_dot_mom_dot_v1_dot_mom__pb2.GetQueueRequest.SerializeToString,
+                response_deserializer=bookd_dot_mom_dot_v1_dot_mom__pb2.Queue.FromString,
+                _registered_method=True)
+        self.PauseQueue = channel.unary_unary(
+                '/bookd.mom.v1.MomService/PauseQueue',
+                request_serializer=bookd_dot_mom_dot_v1_dot_mom__pb2.PauseQueueRequest.SerializeToString,
+                response_deserializer=bookd_dot_mom_dot_v1_dot_mom__pb2.Queue.FromString,
+                _registered_method=True)
+        self.ResumeQueue = channel.unary_unary(
+                '/bookd.mom.v1.MomService/ResumeQueue',
+                request_serializer=bookd_dot_mom_dot_v1_dot_mom__pb2.ResumeQueueRequest.SerializeToString,
+                response_deserializer=bookd_dot_mom_dot_v1_dot_mom__pb2.Queue.FromString,
+                _registered_method=True)
+        self.ListDeadLetters = channel.unary_unary(
+                '/bookd.mom.v1.MomService/ListDeadLetters',
+                request_serializer=bookd_dot_mom_dot_v1_dot_mom__pb2.ListDeadLettersRequest.SerializeToString,
+                response_deserializer=bookd_dot_mom_dot_v1_dot_mom__pb2.ListDeadLettersResponse.FromString,
+                _registered_method=True)
+        self.GetDeadLetter = channel.unary_unary(
+                '/bookd.mom.v1.MomService/GetDeadLetter',
+                request_serializer=bookd_dot_mom_dot_v1_dot_mom__pb2.GetDeadLetterRequest.SerializeToString,
+                response_deserializer=bookd_dot_mom_dot_v1_dot_mom__pb2.DeadLetter.FromString,
+                _registered_method=True)
+        self.RetryDeadLetter = channel.unary_unary(
+                '/bookd.mom.v1.MomService/RetryDeadLetter',
+                request_serializer=bookd_dot_mom_dot_v1_dot_mom__pb2.RetryDeadLetterRequest.SerializeToString,
+                response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+                _registered_method=True)
+        self.RetryDeadLetters = channel.unary_unary(
+                '/bookd.mom.v1.MomService/RetryDeadLetters',
+                request_serializer=bookd_dot_mom_dot_v1_dot_mom__pb2.RetryDeadLettersRequest.SerializeToString,
+                response_deserializer=bookd_dot_mom_dot_v1_dot_mom__pb2.RetryDeadLettersResponse.FromString,
+                _registered_method=True)
+        self.DiscardDeadLetter = channel.unary_unary(
+                '/bookd.mom.v1.MomService/DiscardDeadLetter',
+                request_serializer=bookd_dot_mom_dot_v1_dot_mom__pb2.DiscardDeadLetterRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
 
 
 class MomServiceServicer:
@@ -116,6 +156,64 @@ class MomServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetQueue(self, request, context):
+        """The queue of one destination.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseQueue(self, request, context):
+        """Stops deliveries to a destination, until ResumeQueue, over restarts too. Deferrable calls are kept meanwhile; others
+        go through. What is being delivered goes on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeQueue(self, request, context):
+        """Takes deliveries up again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDeadLetters(self, request, context):
+        """Dead letters, newest first, without their requests.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDeadLetter(self, request, context):
+        """A dead letter with its request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryDeadLetter(self, request, context):
+        """Puts a dead letter back into its lane, in front of what was kept after it, with all its attempts and its time ahead
+        of it again. Answers with its operation.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryDeadLetters(self, request, context):
+        """Does that with all dead letters, or with all of one destination.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiscardDeadLetter(self, request, context):
+        """Forgets a dead letter for good. A lane that it blocks moves on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MomServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -148,6 +246,46 @@ def add_MomServiceServicer_to_server(servicer, server):
                     servicer.ListQueues,
                     request_deserializer=bookd_dot_mom_dot_v1_dot_mom__pb2.ListQueuesRequest.FromString,
                     response_serializer=bookd_dot_mom_dot_v1_dot_mom__pb2.ListQueuesResponse.SerializeToString,
+            ),
+            'GetQueue': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetQueue,
+                    request_deserializer=bookd_dot_mom_dot_v1_dot_mom__pb2.GetQueueRequest.FromString,
+                    response_serializer=bookd_dot_mom_dot_v1_dot_mom__pb2.Queue.SerializeToString,
+            ),
+            'PauseQueue': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseQueue,
+                    request_deserializer=bookd_dot_mom_dot_v1_dot_mom__pb2.PauseQueueRequest.FromString,
+                    response_serializer=bookd_dot_mom_dot_v1_dot_mom__pb2.Queue.SerializeToString,
+            ),
+            'ResumeQueue': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeQueue,
+                    request_deserializer=bookd_dot_mom_dot_v1_dot_mom__pb2.ResumeQueueRequest.FromString,
+                    response_serializer=bookd_dot_mom_dot_v1_dot_mom__pb2.Queue.SerializeToString,
+            ),
+            'ListDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeadLetters,
+                    request_deserializer=bookd_dot_mom_dot_v1_dot_mom__pb2.ListDeadLettersRequest.FromString,
+                    response_serializer=bookd_dot_mom_dot_v1_dot_mom__pb2.ListDeadLettersResponse.SerializeToString,
+            ),
+            'GetDeadLetter': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDeadLetter,
+                    request_deserializer=bookd_dot_mom_dot_v1_dot_mom__pb2.GetDeadLetterRequest.FromString,
+                    response_serializer=bookd_dot_mom_dot_v1_dot_mom__pb2.DeadLetter.SerializeToString,
+            ),
+            'RetryDeadLetter': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryDeadLetter,
+                    request_deserializer=bookd_dot_mom_dot_v1_dot_mom__pb2.RetryDeadLetterRequest.FromString,
+                    response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
+            ),
+            'RetryDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryDeadLetters,
+                    request_deserializer=bookd_dot_mom_dot_v1_dot_mom__pb2.RetryDeadLettersRequest.FromString,
+                    response_serializer=bookd_dot_mom_dot_v1_dot_mom__pb2.RetryDeadLettersResponse.SerializeToString,
+            ),
+            'DiscardDeadLetter': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiscardDeadLetter,
+                    request_deserializer=bookd_dot_mom_dot_v1_dot_mom__pb2.DiscardDeadLetterRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -313,6 +451,222 @@ class MomService:
             '/bookd.mom.v1.MomService/ListQueues',
             bookd_dot_mom_dot_v1_dot_mom__pb2.ListQueuesRequest.SerializeToString,
             bookd_dot_mom_dot_v1_dot_mom__pb2.ListQueuesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetQueue(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bookd.mom.v1.MomService/GetQueue',
+            bookd_dot_mom_dot_v1_dot_mom__pb2.GetQueueRequest.SerializeToString,
+            bookd_dot_mom_dot_v1_dot_mom__pb2.Queue.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseQueue(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bookd.mom.v1.MomService/PauseQueue',
+            bookd_dot_mom_dot_v1_dot_mom__pb2.PauseQueueRequest.SerializeToString,
+            bookd_dot_mom_dot_v1_dot_mom__pb2.Queue.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeQueue(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bookd.mom.v1.MomService/ResumeQueue',
+            bookd_dot_mom_dot_v1_dot_mom__pb2.ResumeQueueRequest.SerializeToString,
+            bookd_dot_mom_dot_v1_dot_mom__pb2.Queue.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bookd.mom.v1.MomService/ListDeadLetters',
+            bookd_dot_mom_dot_v1_dot_mom__pb2.ListDeadLettersRequest.SerializeToString,
+            bookd_dot_mom_dot_v1_dot_mom__pb2.ListDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDeadLetter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bookd.mom.v1.MomService/GetDeadLetter',
+            bookd_dot_mom_dot_v1_dot_mom__pb2.GetDeadLetterRequest.SerializeToString,
+            bookd_dot_mom_dot_v1_dot_mom__pb2.DeadLetter.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryDeadLetter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bookd.mom.v1.MomService/RetryDeadLetter',
+            bookd_dot_mom_dot_v1_dot_mom__pb2.RetryDeadLetterRequest.SerializeToString,
+            google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bookd.mom.v1.MomService/RetryDeadLetters',
+            bookd_dot_mom_dot_v1_dot_mom__pb2.RetryDeadLettersRequest.SerializeToString,
+            bookd_dot_mom_dot_v1_dot_mom__pb2.RetryDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiscardDeadLetter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bookd.mom.v1.MomService/DiscardDeadLetter',
+            bookd_dot_mom_dot_v1_dot_mom__pb2.DiscardDeadLetterRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
             options,
             channel_credentials,
             insecure,
