@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred, succeed
 from bookd.bridge import status
 from bookd.bridge.crossing import Incoming, from_asyncio, outgoing
 from bookd.bridge.tls import SUFFIX
+from bookd.bridge.trunk import LARGEST, OVERHEAD, Trunk
 from bookd.errors import Unavailable
 
 Metadata = Sequence[tuple[str, str | bytes]]
@@ -31,7 +32,8 @@ class Channel(Service):
 
     `addresses` are "host:port"; more than one must be IP addresses. `name` is the daemon name that the peer's
     certificate must bear; with `credentials` None the channel is plain text, for tests. Before startService and after
-    stopService every call fails with `Unavailable`.
+    stopService every call fails with `Unavailable`. Unary calls share one stream where the peer offers that
+    (`bookd.bridge.trunk`); with `trunk` False each goes by itself.
     """
 
     def __init__(
@@ -42,14 +44,15 @@ class Channel(Service):
         name: str = "",
         max_message: int = 4 * 1024 * 1024,
         grace: float = 5.0,
+        trunk: bool = True,
     ) -> None:
         self._target = target(addresses)
         self._credentials = credentials
         self._grace = grace
         self._options: list[tuple[str, Any]] = [
             *_RECONNECT,
-            ("grpc.max_receive_message_length", max_message),
-            ("grpc.max_send_message_length", max_message),
+            ("grpc.max_receive_message_length", max_message + OVERHEAD),
+            ("grpc.max_send_message_length", max_message + OVERHEAD),
             ("grpc.use_local_subchannel_pool", 1),
         ]
         if name:
@@ -57,6 +60,10 @@ class Channel(Service):
         if len(addresses) > 1:
             self._options.append(("grpc.service_config", _ROUND_ROBIN))
         self._channel: grpc.aio.Channel | None = None
+        self._name = name or addresses[0]
+        # Several instances are to share the calls; a trunk leads to one.
+        self._wants_trunk = trunk and len(addresses) == 1
+        self._trunk: Trunk | None = None
 
     def startService(self) -> None:
         """Make the channel; it connects by itself, and again whenever the connection breaks."""
@@ -66,12 +73,25 @@ class Channel(Service):
         else:
             self._channel = grpc.aio.secure_channel(self._target, self._credentials, self._options)
         self._channel.get_state(try_to_connect=True)
+        if self._wants_trunk:
+            self._trunk = Trunk(self._channel, self._name)
 
     def stopService(self) -> Deferred[None]:
         """Refuse further calls; fires when those under way have ended, after the grace period at the latest."""
         super().stopService()
         channel, self._channel = self._channel, None
-        return succeed(None) if channel is None else from_asyncio(channel.close(self._grace))
+        trunk, self._trunk = self._trunk, None
+        return succeed(None) if channel is None else from_asyncio(self._close(channel, trunk))
+
+    async def _close(self, channel: grpc.aio.Channel, trunk: Trunk | None) -> None:
+        if trunk is not None:
+            await trunk.close(self._grace)
+        await channel.close(self._grace)
+
+    @property
+    def has_trunk(self) -> bool:
+        """Whether unary calls share a stream now."""
+        return self._trunk is not None and self._trunk.open
 
     def open(self) -> grpc.aio.Channel:
         """The channel beneath. Raises `Unavailable` when the service does not run."""
@@ -89,11 +109,20 @@ class Channel(Service):
         """A callable `(request, timeout=None, metadata=None) -> Deferred[response]`; without serializers it takes and
         gives bytes. `timeout` is in seconds."""
         rpc = _Rpc(self, "unary_unary", method, request_serializer, response_deserializer)
+        # Health and reflection are about the server, not about what is behind it.
+        by_itself = method.startswith("/grpc.")
 
         def call(
             request: Any, timeout: float | None = None, metadata: Metadata | None = None, **_: Any
         ) -> Deferred[Any]:
-            return from_asyncio(rpc.answer(request, timeout, metadata))
+            trunk = self._trunk
+            if trunk is None or not trunk.open or by_itself:
+                return from_asyncio(rpc.answer(request, timeout, metadata))
+            packed = request if request_serializer is None else request_serializer(request)
+            if len(packed) > LARGEST:
+                return from_asyncio(rpc.answer(request, timeout, metadata))
+            carried = trunk.call(method, packed, timeout, metadata or ())
+            return carried if response_deserializer is None else carried.addCallback(response_deserializer)
 
         return call
 

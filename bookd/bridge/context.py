@@ -26,8 +26,15 @@ class Context:
         self.metadata: Mapping[str, str | bytes] = invocation
         self.principal: policy_pb2.Principal | None = None
         self.message_id: str | None = None
-        self.call = Call(None, method, b"")
+        self._request: Message | None = None
         self._grpc = grpc_context
+
+    @property
+    def call(self) -> Call:
+        """What the inbox needs to know of the call."""
+        return Call(
+            self.message_id, self.method, b"" if self._request is None else fingerprint(self.method, self._request)
+        )
 
     @property
     def request_id(self) -> str:
@@ -58,8 +65,8 @@ class Context:
                 raise InvalidArgument.field(metadata.MESSAGE_ID, "must be a UUID") from None
 
     def describe(self, request: Message) -> None:
-        """Note what the inbox needs to know of a unary request."""
-        self.call = Call(self.message_id, self.method, fingerprint(self.method, request))
+        """Note the request of a unary call, of which `call` tells."""
+        self._request = request
 
 
 def _principal(packed: str | bytes) -> policy_pb2.Principal:

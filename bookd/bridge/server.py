@@ -10,21 +10,24 @@ from uuid import uuid4
 import grpc
 import grpc.aio
 from attrs import frozen
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from bookd.bridge import status
 from bookd.bridge.context import Context
 from bookd.bridge.crossing import Incoming, from_asyncio, to_asyncio
+from bookd.bridge.exchange import Exchange
 from bookd.bridge.tls import peer_name
+from bookd.bridge.trunk import OVERHEAD
 from bookd.contract.descriptors import Contract, Method
 from bookd.contract.policy import authorize
-from bookd.errors import BookdError, Internal, PermissionDenied
+from bookd.errors import BookdError, Internal, InvalidArgument, PermissionDenied
 
 
 class ListenError(Exception):
@@ -79,8 +82,10 @@ class Server(Service):
         self._peers = None if peers is None else frozenset(peers)
         self._trusted = None if trusted is None else frozenset(trusted)
         self._grace = grace
-        self._max_message = max_message
-        self._handlers: list[grpc.GenericRpcHandler] = []
+        self.max_message = max_message
+        self._handlers: list[_Handler] = []
+        self._unary: dict[str, _Method] = {}
+        self._exchange = Exchange(self)
         self._names: list[str] = []
         self._server: grpc.aio.Server | None = None
         self._health: health_aio.HealthServicer | None = None
@@ -111,15 +116,15 @@ class Server(Service):
         server = grpc.aio.server(
             options=[
                 ("grpc.so_reuseport", 0),
-                ("grpc.max_receive_message_length", self._max_message),
-                ("grpc.max_send_message_length", self._max_message),
+                ("grpc.max_receive_message_length", self.max_message + OVERHEAD),
+                ("grpc.max_send_message_length", self.max_message + OVERHEAD),
                 # Peers may look after an idle connection every 5 s.
                 ("grpc.http2.min_ping_interval_without_data_ms", 5000),
             ]
         )
         self._health = health_aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        server.add_generic_rpc_handlers(tuple(self._handlers))
+        server.add_generic_rpc_handlers((self._exchange, *self._handlers))
         names = [*dict.fromkeys(self._names), health_pb2.DESCRIPTOR.services_by_name["Health"].full_name]
         reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server, self._pool)
         address = f"{self.host}:{self.port}"
@@ -151,104 +156,178 @@ class Server(Service):
     async def _drain(self, server: grpc.aio.Server) -> None:
         assert self._health is not None
         await self._health.enter_graceful_shutdown()
+        self._exchange.close()
         await server.stop(self._grace)
 
     # Each call passes here.
 
     def admit(self, path: str, grpc_context: Any) -> Context:
-        """The context of a call, once its peer has been found to be one of ours."""
+        """The context of a call by itself, once its peer has been found to be one of ours."""
+        peer = self.peer(path, grpc_context)
+        invocation: dict[str, Any] = {}
+        for key, value in grpc_context.invocation_metadata() or ():
+            invocation.setdefault(key, value)
+        return self.context(path, peer, invocation, grpc_context)
+
+    def peer(self, path: str, grpc_context: Any) -> str:
+        """The name of the peer. Raises `PermissionDenied` when it may not call."""
         peer = peer_name(grpc_context.auth_context())
         if self._peers is not None and peer not in self._peers:
             self.log.warn("refused {path}: peer {peer} is not listed", path=path, peer=peer or "(nameless)")
             raise PermissionDenied(f"{peer or 'this peer'} may not call here", reason="UNKNOWN_PEER")
-        invocation: dict[str, Any] = {}
-        for key, value in grpc_context.invocation_metadata() or ():
-            invocation.setdefault(key, value)
-        context = Context(path, peer, invocation, grpc_context)
+        return peer
+
+    def context(self, path: str, peer: str, invocation: dict[str, Any], timing: Any) -> Context:
+        """The context of a call of a peer that may call; `timing` tells how long that waits."""
+        context = Context(path, peer, invocation, timing)
         context.admit(self._trusted)
         return context
+
+    def unary(self, path: str) -> "_Method | None":
+        """The unary method at `path`."""
+        found = self._unary.get(path)
+        if found is None:
+            for handler in self._handlers:
+                found = handler.find(path)
+                if found is not None and found.shape == "unary_unary":
+                    self._unary[path] = found
+                    return found
+            return None
+        return found
 
     def rule(self, path: str) -> Method | None:
         """The method's rule, if the contract has one."""
         return self._methods.get(path)
 
+    def told(self, path: str, error: Exception) -> BookdError:
+        """What the caller may hear of a failure. One that is none of ours is logged, and told as INTERNAL."""
+        if isinstance(error, BookdError):
+            return error
+        number = uuid4().hex
+        self.log.failure("{path} failed, told as {number}", Failure(error), path=path, number=number)
+        return Internal(f"internal error {number}", info={"error_id": number}, reason="INTERNAL")
+
     async def abort(self, grpc_context: Any, path: str, error: Exception) -> None:
-        """End the call with the status of `error`. An error that is none of ours is logged, and told as INTERNAL."""
-        if not isinstance(error, BookdError):
-            number = uuid4().hex
-            self.log.failure("{path} failed, told as {number}", path=path, number=number)
-            error = Internal(f"internal error {number}", info={"error_id": number}, reason="INTERNAL")
-        code, message = status.grpc_code(error.code), error.message
-        await grpc_context.abort(code, message, status.trailing_metadata(error))
+        """End the call with the status of `error`."""
+        told = self.told(path, error)
+        await grpc_context.abort(status.grpc_code(told.code), told.message, status.trailing_metadata(told))
 
 
-class _Crossed(grpc.GenericRpcHandler):
+class _Handler(grpc.GenericRpcHandler):
+    """Finds methods, and gives them to grpc.aio wrapped so that it can run them."""
+
+    def find(self, path: str) -> "_Method | None":
+        """The method at `path`."""
+        raise NotImplementedError
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        """Called by grpc.aio."""
+        found = self.find(details.method)
+        return None if found is None else found.wrapped()
+
+
+@frozen
+class _Details:
+    method: str
+    invocation_metadata: tuple[Any, ...] = ()
+
+
+class _Crossed(_Handler):
     """The handlers of one servicer, with each method wrapped so that grpc.aio can run it."""
 
     def __init__(self, server: Server, handler: grpc.GenericRpcHandler) -> None:
         self._server = server
         self._handler = handler
 
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        method = self._handler.service(details)
+    def find(self, path: str) -> "_Method | None":
+        details: Any = _Details(path)
+        method: Any = self._handler.service(details)
         if method is None:
             return None
         shape = _shape(method.request_streaming, method.response_streaming)
-        return _wrap(self._server, details.method, method, getattr(method, shape))
+        behaviour = getattr(method, shape)
+        return _Method(self._server, path, shape, behaviour, method.request_deserializer, method.response_serializer)
 
 
-class _Raw(grpc.GenericRpcHandler):
+class _Raw(_Handler):
     """Raw methods, which have no serializers."""
 
     def __init__(self, server: Server, lookup: Lookup) -> None:
         self._server = server
         self._lookup = lookup
 
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        raw = self._lookup(details.method)
+    def find(self, path: str) -> "_Method | None":
+        raw = self._lookup(path)
         if raw is None:
             return None
-        plain = _make(_shape(raw.client_streaming, raw.server_streaming), raw.behaviour, None, None)
-        return _wrap(self._server, details.method, plain, raw.behaviour)
+        return _Method(self._server, path, _shape(raw.client_streaming, raw.server_streaming), raw.behaviour)
 
 
 def _shape(client_streaming: bool, server_streaming: bool) -> str:
     return f"{'stream' if client_streaming else 'unary'}_{'stream' if server_streaming else 'unary'}"
 
 
-def _make(shape: str, behaviour: Any, deserializer: Any, serializer: Any) -> grpc.RpcMethodHandler:
-    made: grpc.RpcMethodHandler = getattr(grpc, f"{shape}_rpc_method_handler")(behaviour, deserializer, serializer)
-    return made
+class _Method:
+    """One method of the server, however it came there."""
 
+    def __init__(
+        self,
+        server: Server,
+        path: str,
+        shape: str,
+        behaviour: Callable[[Any, Context], Any],
+        deserializer: Callable[[bytes], Any] | None = None,
+        serializer: Callable[[Any], bytes] | None = None,
+    ) -> None:
+        self.shape = shape
+        self.serialize: Callable[[Any], bytes] = serializer or bytes
+        self._server = server
+        self._path = path
+        self._behaviour = behaviour
+        self._deserializer = deserializer
+        self._serializer = serializer
 
-def _wrap(server: Server, path: str, method: Any, behaviour: Callable[[Any, Context], Any]) -> grpc.RpcMethodHandler:
-    def requests(request: Any, context: Context, grpc_context: Any) -> Any:
-        if method.request_streaming:
-            return Incoming(grpc_context.read, grpc.aio.EOF)
+    def deserialize(self, request: bytes) -> Any:
+        """The request as the method wants it. Raises `InvalidArgument` when it cannot be read."""
+        try:
+            return request if self._deserializer is None else self._deserializer(request)
+        except DecodeError:
+            raise InvalidArgument(f"this is no request of {self._path}") from None
+
+    def run(self, request: Any, context: Context) -> Any:
+        """Check a call whose request is one message, and run it."""
         if isinstance(request, Message):
-            rule = server.rule(path)
+            rule = self._server.rule(self._path)
             if rule is not None:
                 authorize(rule, context.principal, request)
             context.describe(request)
-        return request
+        return self._behaviour(request, context)
 
-    async def answer(request: Any, grpc_context: Any) -> Any:
+    def wrapped(self) -> grpc.RpcMethodHandler:
+        """The method as grpc.aio runs it."""
+        run = self._stream if self.shape.endswith("stream") else self._answer
+        made: grpc.RpcMethodHandler = getattr(grpc, f"{self.shape}_rpc_method_handler")(
+            run, self._deserializer, self._serializer
+        )
+        return made
+
+    async def _answer(self, request: Any, grpc_context: Any) -> Any:
         try:
-            context = server.admit(path, grpc_context)
-            return await to_asyncio(behaviour(requests(request, context, grpc_context), context))
+            return await to_asyncio(self._begin(request, grpc_context))
         except Exception as error:
-            await server.abort(grpc_context, path, error)
+            await self._server.abort(grpc_context, self._path, error)
 
-    async def stream(request: Any, grpc_context: Any) -> None:
+    async def _stream(self, request: Any, grpc_context: Any) -> None:
         try:
-            context = server.admit(path, grpc_context)
-            await _pour(behaviour(requests(request, context, grpc_context), context), grpc_context.write)
+            await _pour(self._begin(request, grpc_context), grpc_context.write)
         except Exception as error:
-            await server.abort(grpc_context, path, error)
+            await self._server.abort(grpc_context, self._path, error)
 
-    shape = _shape(method.request_streaming, method.response_streaming)
-    wrapped = stream if method.response_streaming else answer
-    return _make(shape, wrapped, method.request_deserializer, method.response_serializer)
+    def _begin(self, request: Any, grpc_context: Any) -> Any:
+        context = self._server.admit(self._path, grpc_context)
+        if self.shape.startswith("stream"):
+            return self._behaviour(Incoming(grpc_context.read, grpc.aio.EOF), context)
+        return self.run(request, context)
 
 
 async def _pour(responses: AsyncIterator[Any], write: Callable[[Any], Any]) -> None:

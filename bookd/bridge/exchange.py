@@ -1,0 +1,210 @@
+"""Many unary calls on one stream: the server's half. `bookd.bridge.trunk` is the client's.
+
+Each call of a frame is begun as it would be by itself: its peer is known, its principal is read and judged, its method
+runs. Answers go back as they come; those that come while a frame is being written share the next one.
+"""
+
+import asyncio
+from collections.abc import Callable
+from inspect import isawaitable
+from time import monotonic
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+from google.rpc import status_pb2
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
+
+from bookd.bridge import status
+from bookd.bridge.context import Context
+from bookd.bridge.trunk import CARRY, Writer
+from bookd.errors import BookdError, Cancelled, ResourceExhausted, Unavailable, Unimplemented
+from bookd.wire.bridge.v1.trunk_pb2 import Call, Frame
+
+# Calls that one client may have under way on its trunk; while there are so many, its frames wait.
+MOST = 2000
+
+
+class Unary(Protocol):
+    """A unary method, whichever way it was added to the server."""
+
+    def deserialize(self, request: bytes) -> Any:
+        """The request as the method wants it."""
+
+    def serialize(self, response: Any) -> bytes:
+        """The response as it travels."""
+
+    def run(self, request: Any, context: Context) -> Any:
+        """Check the call and run it; answers a Deferred, an awaitable of our colour, or the response."""
+
+
+class Calls(Protocol):
+    """What the exchange needs of a server."""
+
+    max_message: int
+
+    def peer(self, path: str, grpc_context: Any) -> str:
+        """The name of the peer. Raises when it may not call."""
+
+    def unary(self, path: str) -> Unary | None:
+        """The unary method at `path`."""
+
+    def context(self, path: str, peer: str, invocation: dict[str, str | bytes], timing: Any) -> Context:
+        """The context of a call. Raises what is wrong with it."""
+
+    def told(self, path: str, error: Exception) -> BookdError:
+        """What the caller may hear of a failure."""
+
+    async def abort(self, grpc_context: Any, path: str, error: Exception) -> None:
+        """End a call with a failure."""
+
+
+class Exchange(grpc.GenericRpcHandler):
+    """Serves the trunks of all clients of one server."""
+
+    def __init__(self, server: Calls) -> None:
+        self._server = server
+        self._lines: set[_Line] = set()
+        self._handler = grpc.stream_stream_rpc_method_handler(self._carry, Frame.FromString, Frame.SerializeToString)
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        """The handler of the trunk."""
+        return self._handler if details.method == CARRY else None
+
+    def close(self) -> None:
+        """Take no further calls; each trunk ends when those under way have ended."""
+        for line in list(self._lines):
+            line.close()
+
+    async def _carry(self, _: Any, grpc_context: Any) -> None:
+        try:
+            peer = self._server.peer(CARRY, grpc_context)
+        except BookdError as error:
+            await self._server.abort(grpc_context, CARRY, error)
+            return
+        line = _Line(self._server, peer, grpc_context)
+        self._lines.add(line)
+        try:
+            await line.carry()
+        finally:
+            self._lines.discard(line)
+            line.hang_up()
+
+
+class _Line:
+    """The trunk of one client."""
+
+    def __init__(self, server: Calls, peer: str, grpc_context: Any) -> None:
+        self._server = server
+        self._peer = peer
+        self._grpc = grpc_context
+        self._writer = Writer(grpc_context.write)
+        self._calls: dict[int, Deferred[Any]] = {}
+        self._fewer: asyncio.Event = asyncio.Event()
+        self._closing = asyncio.Event()
+
+    async def carry(self) -> None:
+        """Serve until the client ends the stream, or until the last call after `close`."""
+        await self._grpc.write(Frame())
+        closing = asyncio.ensure_future(self._closing.wait())
+        reading = asyncio.ensure_future(self._read())
+        reading.add_done_callback(lambda task: task.cancelled() or task.exception())  # the stream broke
+        try:
+            await asyncio.wait([closing, reading], return_when=asyncio.FIRST_COMPLETED)
+            while self._calls:
+                self._fewer.clear()
+                await self._fewer.wait()
+            await self._writer.idle()
+        finally:
+            closing.cancel()
+            reading.cancel()
+
+    def close(self) -> None:
+        """Take no further calls."""
+        self._writer.frame(1).closing = True
+        self._closing.set()
+
+    def hang_up(self) -> None:
+        """Cancel what is under way: the client has gone."""
+        self._writer.close()
+        for deferred in list(self._calls.values()):
+            deferred.cancel()
+
+    async def _read(self) -> None:
+        while (frame := await self._grpc.read()) is not grpc.aio.EOF:
+            for number in frame.cancelled:
+                deferred = self._calls.get(number)
+                if deferred is not None:
+                    deferred.cancel()
+            for call in frame.calls:
+                self._begin(call)
+            while len(self._calls) >= MOST:
+                self._fewer.clear()
+                await self._fewer.wait()
+
+    def _begin(self, call: Call) -> None:
+        number, path = call.id, call.path
+        try:
+            if self._closing.is_set():
+                raise Unavailable("the server is stopping", reason="STOPPING", retry_after=1.0)
+            method = self._server.unary(path)
+            if method is None:
+                raise Unimplemented(f"{path} is not served here")
+            invocation: dict[str, str | bytes] = {}
+            for entry in call.metadata:
+                key, value = entry.key, entry.value
+                invocation.setdefault(key, value if key.endswith("-bin") else value.decode("ascii", "replace"))
+            context = self._server.context(path, self._peer, invocation, _Timing(call.timeout_ms))
+            outcome = method.run(method.deserialize(call.request), context)
+            if isawaitable(outcome) and not isinstance(outcome, Deferred):
+                outcome = Deferred.fromCoroutine(_awaited(outcome))
+        except Exception as error:
+            self._fail(number, path, error)
+            return
+        if not isinstance(outcome, Deferred):
+            self._answer(number, path, method.serialize, outcome)
+            return
+        self._calls[number] = outcome
+        outcome.addBoth(self._ended, number, path, method.serialize)
+
+    def _ended(self, result: Any, number: int, path: str, serialize: Callable[[Any], bytes]) -> None:
+        # A call that ended at once is not among them yet when this runs for it.
+        self._calls.pop(number, None)
+        self._fewer.set()
+        if isinstance(result, Failure):
+            error = result.value
+            self._fail(number, path, error if isinstance(error, Exception) else RuntimeError(repr(error)), result)
+        else:
+            self._answer(number, path, serialize, result)
+
+    def _answer(self, number: int, path: str, serialize: Callable[[Any], bytes], response: Any) -> None:
+        try:
+            packed = serialize(response)
+            if len(packed) > self._server.max_message:
+                raise ResourceExhausted(f"the response has {len(packed):,} bytes, more than may be sent")
+        except Exception as error:
+            self._fail(number, path, error)
+            return
+        self._writer.frame(len(packed)).answers.add(id=number, response=packed)
+
+    def _fail(self, number: int, path: str, error: Exception, failure: Failure | None = None) -> None:
+        if isinstance(error, CancelledError):
+            error = Cancelled("the call was cancelled")
+        told: status_pb2.Status = status.to_status(self._server.told(path, error))
+        self._writer.frame(told.ByteSize()).answers.add(id=number).status.CopyFrom(told)
+
+
+class _Timing:
+    """How long the caller waits, as grpc's own contexts tell it."""
+
+    def __init__(self, milliseconds: int) -> None:
+        self._until = monotonic() + milliseconds / 1000 if milliseconds else None
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the deadline; None when there is none."""
+        return None if self._until is None else max(self._until - monotonic(), 0.0)
+
+
+async def _awaited(work: Any) -> Any:
+    return await work
