@@ -8,12 +8,13 @@ import grpc
 import grpc.aio
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
 
 from bookd.bridge import status
 from bookd.bridge.crossing import Incoming, from_asyncio, outgoing
 from bookd.bridge.tls import SUFFIX
 from bookd.bridge.trunk import LARGEST, OVERHEAD, Trunk
-from bookd.errors import Unavailable
+from bookd.errors import BookdError, Unavailable
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
@@ -32,9 +33,12 @@ class Channel(Service):
 
     `addresses` are "host:port"; more than one must be IP addresses. `name` is the daemon name that the peer's
     certificate must bear; with `credentials` None the channel is plain text, for tests. Before startService and after
-    stopService every call fails with `Unavailable`. Unary calls share one stream where the peer offers that
+    stopService every call fails with `Unavailable`. So does one that finds no connection, or loses it: the error names the
+    service; gRPC's own words about it, addresses included, go to the log, once for each new text. Unary calls share one stream where the peer offers that
     (`bookd.bridge.trunk`); with `trunk` False each goes by itself.
     """
+
+    log = Logger()
 
     def __init__(
         self,
@@ -60,6 +64,7 @@ class Channel(Service):
         if len(addresses) > 1:
             self._options.append(("grpc.service_config", _ROUND_ROBIN))
         self._channel: grpc.aio.Channel | None = None
+        self._trouble = ""
         self._name = name or addresses[0]
         # Several instances are to share the calls; a trunk leads to one.
         self._wants_trunk = trunk and len(addresses) == 1
@@ -98,6 +103,18 @@ class Channel(Service):
         if self._channel is None:
             raise Unavailable("the channel is closed", retry_after=1.0)
         return self._channel
+
+    def failure(self, error: grpc.aio.AioRpcError, method: str) -> BookdError:
+        """What a failed call of `method` means."""
+        text, trailing = error.details() or "", tuple(error.trailing_metadata() or ())
+        # A bookd server that is unavailable sends a rich status; gRPC's own failures, and strange servers, have none.
+        if error.code() is not grpc.StatusCode.UNAVAILABLE or any(key == status.DETAILS_KEY for key, _ in trailing):
+            return status.from_call(error.code(), text, trailing)
+        service = method.strip("/").rpartition("/")[0]
+        if text != self._trouble:
+            self._trouble = text
+            self.log.info("{service} does not answer: {text}", service=service, text=text)
+        return Unavailable(f"{service} does not answer", reason="UNREACHABLE", retry_after=1.0)
 
     def unary_unary(
         self,
@@ -154,7 +171,7 @@ class Channel(Service):
         rpc = _Rpc(self, "unary_stream", method, request_serializer, response_deserializer)
 
         def call(request: Any, timeout: float | None = None, metadata: Metadata | None = None, **_: Any) -> Responses:
-            return Responses(rpc.begin(request, timeout, metadata))
+            return rpc.responses(request, timeout, metadata)
 
         return call
 
@@ -171,7 +188,7 @@ class Channel(Service):
         def call(
             requests: AsyncIterator[Any], timeout: float | None = None, metadata: Metadata | None = None, **_: Any
         ) -> Responses:
-            return Responses(rpc.begin(outgoing(requests), timeout, metadata))
+            return rpc.responses(outgoing(requests), timeout, metadata)
 
         return call
 
@@ -183,6 +200,7 @@ class _Rpc:
         self._channel = channel
         self._shape = shape
         self._arguments = arguments
+        self.method: str = arguments[0]
         self._made_on: grpc.aio.Channel | None = None
         self._call: Any = None
 
@@ -193,25 +211,28 @@ class _Rpc:
             self._made_on, self._call = channel, getattr(channel, self._shape)(*self._arguments)
         return self._call(request, timeout=seconds, metadata=tuple(metadata or ()))
 
+    def responses(self, request: Any, seconds: float | None, metadata: Metadata | None) -> "Responses":
+        """Begin a call that answers with a stream."""
+        return Responses(
+            self.begin(request, seconds, metadata), lambda error: self._channel.failure(error, self.method)
+        )
+
     async def answer(self, request: Any, seconds: float | None, metadata: Metadata | None) -> Any:
         """Make the call, in asyncio's colour."""
         try:
             return await self.begin(request, seconds, metadata)
         except grpc.aio.AioRpcError as error:
-            raise _failure(error) from None
+            raise self._channel.failure(error, self.method) from None
         except grpc.aio.UsageError as error:
             raise Unavailable(f"the channel was closed: {error}", retry_after=1.0) from None
-
-
-def _failure(error: grpc.aio.AioRpcError) -> Exception:
-    return status.from_call(error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))
 
 
 class Responses(AsyncIterator[Any]):
     """The responses of a streaming call. `cancel()` ends the call; so does dropping out of the loop and calling it."""
 
-    def __init__(self, call: Any) -> None:
+    def __init__(self, call: Any, failure: Callable[[grpc.aio.AioRpcError], BookdError]) -> None:
         self._call = call
+        self._failure = failure
         self._incoming: Incoming[Any] = Incoming(self._read, grpc.aio.EOF)
 
     async def __anext__(self) -> Any:
@@ -229,7 +250,7 @@ class Responses(AsyncIterator[Any]):
         try:
             return await self._call.read()
         except grpc.aio.AioRpcError as error:
-            raise _failure(error) from None
+            raise self._failure(error) from None
 
 
 def target(addresses: Sequence[str]) -> str:

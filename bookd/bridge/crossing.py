@@ -9,6 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.python.failure import Failure
 
 from bookd.bridge.reactor import loop
+from bookd.errors import FINAL, BookdError, Code
 
 T = TypeVar("T")
 
@@ -52,19 +53,26 @@ async def _awaited(work: Awaitable[T]) -> T:
 def shield(deferred: Deferred[T]) -> Deferred[T]:
     """A Deferred that fires as `deferred` does, but whose cancellation leaves `deferred` alone.
 
-    For what has to finish although nobody waits for it any more, such as storing a message. A failure that comes after
-    the cancellation is logged as an unhandled error, as it should be.
+    For what has to finish although nobody waits for it any more, such as storing a message. A final error that comes
+    after the cancellation (the service said no) is nobody's business any more, and neither is a cancellation; any other
+    failure stays on `deferred`, so that it is logged as an unhandled error unless somebody takes it.
     """
     outer: Deferred[T] = Deferred()
 
     def relay(result: Any) -> Any:
         if outer.called:
-            return result
+            return None if isinstance(result, Failure) and _expected(result.value) else result
         outer.callback(result)
         return None
 
     deferred.addBoth(relay)
     return outer
+
+
+def _expected(error: BaseException | None) -> bool:
+    if isinstance(error, BookdError):
+        return error.code in FINAL or error.code is Code.CANCELLED
+    return isinstance(error, CancelledError)
 
 
 class Incoming(AsyncIterator[T]):

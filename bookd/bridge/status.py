@@ -94,9 +94,12 @@ def from_call(code: grpc.StatusCode, message: str, trailing: Sequence[tuple[str,
 
 
 def trailing_metadata(error: BookdError) -> tuple[tuple[str, bytes], ...]:
-    """The trailing metadata that carries the error; empty when code and message say it all."""
+    """The trailing metadata that carries the error; empty when code and message say it all. UNAVAILABLE always has some,
+    since that is what gRPC says itself where nobody answers."""
     status = to_status(error)
-    return ((DETAILS_KEY, status.SerializeToString()),) if status.details else ()
+    if not status.details and error.code is not Code.UNAVAILABLE:
+        return ()
+    return ((DETAILS_KEY, status.SerializeToString()),)
 
 
 def detail(error: BookdError, kind: type[M]) -> M | None:
