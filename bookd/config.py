@@ -12,6 +12,7 @@ import msgspec
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
+Rate = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class ConfigError(Exception):
@@ -71,10 +72,32 @@ class Gateway(_Table, kw_only=True):
     # Deadline of a call whose client names none, and the longest that a client may ask for.
     default_deadline: Seconds = 10.0
     max_deadline: Seconds = 60.0
-    # Largest request body, in bytes.
+    # Largest request body, longest address and largest headers, all together, in bytes; how many headers there may be.
     max_body: Count = 1024 * 1024
-    # A connection that sends nothing for so long is closed.
+    max_url: Count = 8192
+    max_headers: Count = 16 * 1024
+    max_header_count: Count = 100
+    # A connection that sends nothing for so long is closed; how long a head may take to come, and how long a body.
     idle_timeout: Seconds = 60.0
+    head_timeout: Seconds = 10.0
+    body_timeout: Seconds = 60.0
+    # Open connections, in all and from one address. One too many is closed at once.
+    max_connections: Count = 10_000
+    max_connections_per_address: Count = 2_000
+    # Requests a second in the long run, and at once: of one access token's subject; from one address; and from one
+    # address, writes that need no token (log-ins, registrations).
+    principal_rate: Rate = 10_000.0
+    principal_burst: Count = 10_000
+    address_rate: Rate = 10_000.0
+    address_burst: Count = 10_000
+    open_rate: Rate = 10.0
+    open_burst: Count = 100
+    # Clients whose rates are remembered, of each kind.
+    rate_clients: Count = 100_000
+    # Proxies whose X-Forwarded-For is believed: addresses and networks.
+    trusted_proxies: list[str] = []
+    # Origins whose pages may ask (CORS); "*" for all.
+    cors_origins: list[str] = []
     grace: Seconds = 2.5
 
 

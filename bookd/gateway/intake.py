@@ -19,7 +19,8 @@ from bookd.contract.descriptors import Method
 from bookd.errors import InvalidArgument
 from bookd.gateway import headers, problem
 from bookd.gateway.calls import Metadata
-from bookd.gateway.connection import Request
+from bookd.gateway.rates import Rates
+from bookd.gateway.request import Request
 from bookd.gateway.tokens import Tokens
 from bookd.wire.policy.v1 import policy_pb2
 
@@ -59,8 +60,9 @@ class Asked:
 class Intake:
     """Understands requests. `new_id` makes UUIDs."""
 
-    def __init__(self, tokens: Tokens, limits: Limits, new_id: Callable[[], str]) -> None:
+    def __init__(self, tokens: Tokens, rates: Rates, limits: Limits, new_id: Callable[[], str]) -> None:
         self._tokens = tokens
+        self._rates = rates
         self._limits = limits
         self._new_id = new_id
 
@@ -68,8 +70,11 @@ class Intake:
         """Read, check and authorize a request whose path and verb fit `binding`. Raises what is wrong with it."""
         method = binding.method
         request.route = binding.template.text
+        if method.access.audience != policy_pb2.AUDIENCE_PUBLIC:
+            request.vary.add("Authorization")
         principal = self._tokens.principal(one(request, "authorization"))
         request.subject = principal.subject if principal is not None else ""
+        self._rates.identified(request, method, principal, read=verb in READS)
         if principal is None or not method.access.owner_field:
             policy.authorize(method, principal, method.request())
         body = request.body()
@@ -80,9 +85,9 @@ class Intake:
         if method.rest.resume_field:
             _resume(message, method.rest.resume_field, one(request, "last-event-id"))
         if verb not in READS:
-            _precondition(message, headers.if_match(every(request, "if-match")))
+            _precondition(message, headers.if_match(request.every("if-match")))
         named = headers.deadline(one(request, "grpc-timeout"), one(request, "request-timeout"))
-        preferences = headers.preferences(every(request, "prefer"))
+        preferences = headers.preferences(request.every("prefer"))
         return Asked(
             binding=binding,
             message=message,
@@ -116,7 +121,7 @@ class Intake:
 
     def _message_id(self, request: Request, principal: policy_pb2.Principal | None) -> str:
         """Names the intent: the same key of the same caller is the same intent, no key is a new one."""
-        key = headers.idempotency_key(every(request, "idempotency-key"))
+        key = headers.idempotency_key(request.every("idempotency-key"))
         if key is None:
             return self._new_id()
         return str(uuid5(_NAMESPACE, f"{principal.subject if principal is not None else ''}\n{key}"))
@@ -140,19 +145,20 @@ def _precondition(message: Message, etag: str | None) -> None:
 
 
 def _resume(message: Message, field: str, last_event_id: str | None) -> None:
-    """Put Last-Event-ID where the rpc looks for it. It is newer than what a client that reconnects has in its query."""
+    """Put Last-Event-ID where the rpc looks for it. It is newer than what a client that reconnects has in its query.
+
+    It is the one header that is UTF-8 (HTML, section 9.2.4).
+    """
     if last_event_id:
-        setattr(message, field, last_event_id)
-
-
-def every(request: Request, name: str) -> list[str]:
-    """The values of a header, one for each line of it."""
-    return [str(value) for value in request.requestHeaders.getRawHeaders(name, [])]
+        try:
+            setattr(message, field, last_event_id.encode("latin-1").decode("utf-8"))
+        except UnicodeDecodeError:
+            raise InvalidArgument.field("Last-Event-ID", "must be UTF-8") from None
 
 
 def one(request: Request, name: str) -> str | None:
     """The header's only value; None when it is absent. Raises `InvalidArgument` when it comes twice."""
-    values = every(request, name)
+    values = request.every(name)
     if len(values) > 1:
         raise InvalidArgument.field(name.title(), "must not come more than once")
     return values[0] if values else None

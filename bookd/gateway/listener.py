@@ -21,7 +21,7 @@ from zope.interface import implementer
 
 from bookd.bridge.server import ListenError, check_free
 from bookd.config import Identity
-from bookd.gateway.connection import Site
+from bookd.gateway.site import Site
 
 _GLANCE = 1.0
 _PEM_BEGIN = b"-----BEGIN CERTIFICATE-----"
@@ -80,6 +80,15 @@ class ServerTLS:
         return options
 
 
+class Door(TLSMemoryBIOFactory):
+    """Lets in as many connections as the site admits."""
+
+    def buildProtocol(self, addr: Any) -> Any:
+        """The protocol of a new connection; None, and Twisted closes it, for one too many."""
+        site: Any = self.wrappedFactory
+        return super().buildProtocol(addr) if site.admits(addr.host) else None
+
+
 class Listener(Service):
     """Serves a site on every address of `host`. Afterwards `port` is the port it listens on.
 
@@ -100,7 +109,7 @@ class Listener(Service):
         """Listen."""
         super().startService()
         check_free(self.host, self.port)
-        factory = TLSMemoryBIOFactory(self._tls, False, self._site)
+        factory = Door(self._tls, False, self._site)
         for address in _addresses(self.host):
             try:
                 listening = self._reactor.listenTCP(self.port, factory, interface=address)

@@ -22,8 +22,9 @@ from bookd.contract.template import ANY_VERB, Router
 from bookd.errors import BookdError, Cancelled, Code, Internal, NotFound, Unavailable, Unimplemented
 from bookd.gateway import answers, headers, operations, problem, streams
 from bookd.gateway.calls import Calls
-from bookd.gateway.connection import VERBS, Request
-from bookd.gateway.intake import READS, Asked, Intake, every
+from bookd.gateway.intake import READS, Asked, Intake
+from bookd.gateway.rates import Rates
+from bookd.gateway.request import VERBS, Request
 from bookd.gateway.streams import Streams
 from bookd.wire.policy.v1 import policy_pb2
 
@@ -60,6 +61,7 @@ class Gateway:
         intake: Intake,
         calls: Calls,
         streams: Streams,
+        rates: Rates,
         encode: Callable[[Message], bytes],
         openapi: bytes,
         *,
@@ -70,6 +72,7 @@ class Gateway:
         self._intake = intake
         self._calls = calls
         self._streams = streams
+        self._rates = rates
         self._encode = encode
         self._openapi = openapi
         self._max_wait = max_wait
@@ -95,7 +98,7 @@ class Gateway:
     def openapi(self, request: Any) -> Any:
         """What the gateway serves, for programs."""
         _only_reads(request)
-        return answers.document(self._openapi, every(request, "if-none-match"))
+        return answers.document(self._openapi, request.every("if-none-match"))
 
     @app.route("/", branch=True)
     async def serve(self, request: Any) -> Any:
@@ -115,8 +118,11 @@ class Gateway:
     async def _serve(self, request: Request) -> Response | None:
         started = self._seconds()
         verb, path = request.method.decode("ascii"), request.path.decode("utf-8")
+        self._rates.arrived(request)
         if verb == "OPTIONS":
-            return Response(204, {"Allow": self._allowed(path), "Cache-Control": "no-store"}, b"")
+            allowed = self._allowed(path)
+            request.channel.site.cors.allow(request, allowed)
+            return Response(204, {"Allow": allowed, "Cache-Control": "no-store"}, b"")
         found = self._router.match("GET" if verb == "HEAD" else verb, path)
         if found is None:
             raise _not_allowed(verb, self._allowed(path))
@@ -150,7 +156,7 @@ class Gateway:
     def _success(self, request: Request, asked: Asked, answer: bytes) -> Response:
         message = asked.method.response.FromString(answer)
         body = asked.binding.encode(message)
-        known = every(request, "if-none-match")
+        known = request.every("if-none-match")
         return answers.success(asked.method, message, body, read=asked.read, if_none_match=known)
 
     async def _kept(self, request: Request, asked: Asked, deferred: Any, started: float) -> Response:
@@ -180,7 +186,7 @@ class Gateway:
         """Send what a streaming rpc yields; it ends when the client leaves, or at the deadline that the client named."""
         path, kind = asked.method.path, asked.method.response
         named = asked.method.rest.event_id_field
-        events = headers.wants_events(every(request, "accept"))
+        events = headers.wants_events(request.every("accept"))
 
         def frame(raw: bytes) -> bytes:
             message = kind.FromString(raw)

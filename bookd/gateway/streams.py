@@ -23,7 +23,7 @@ from zope.interface import implementer
 
 from bookd.errors import BookdError, Unavailable
 from bookd.gateway import problem
-from bookd.gateway.connection import Request
+from bookd.gateway.request import Request
 
 NDJSON = "application/x-ndjson"
 EVENTS = "text/event-stream"

@@ -6,6 +6,8 @@ from bookd.bridge import reactor as asyncio_reactor
 
 asyncio_reactor.install()
 
+import resource
+from collections.abc import Callable
 from time import time_ns
 from typing import Any
 
@@ -13,16 +15,20 @@ import msgspec
 from twisted.application.service import IService, MultiService
 from uuid6 import uuid7
 
+from bookd import config
 from bookd.bridge import daemon
 from bookd.contract import openapi
 from bookd.contract.binding import bindings
 from bookd.contract.codec import encode
 from bookd.contract.descriptors import ContractError
 from bookd.gateway.calls import Calls
-from bookd.gateway.connection import Site
+from bookd.gateway.cors import Cors
 from bookd.gateway.intake import Intake, Limits
 from bookd.gateway.listener import Listener, ServerTLS
+from bookd.gateway.origin import Proxies
+from bookd.gateway.rates import Buckets, Quota, Rates
 from bookd.gateway.routes import Gateway, route_table
+from bookd.gateway.site import Bounds, Site
 from bookd.gateway.streams import Streams
 from bookd.gateway.tokens import Keys, Tokens
 
@@ -32,6 +38,8 @@ Options = daemon.Options
 
 # What is under way when the channel closes has had its grace already.
 _CHANNEL_GRACE = 1.0
+# Files that are open beside connections: databases, keys, the channel, logs.
+_OTHER_FILES = 200
 
 
 def new_id() -> str:
@@ -42,6 +50,40 @@ def new_id() -> str:
 def now() -> int:
     """Microseconds since the epoch."""
     return time_ns() // 1000
+
+
+def bounds(table: config.Gateway, proxies: Proxies) -> Bounds:
+    """What each client may do. Connections end where the process may open no more files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = table.max_connections + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return Bounds(
+        max_body=table.max_body,
+        max_url=table.max_url,
+        max_headers=table.max_headers,
+        max_header_count=table.max_header_count,
+        idle_timeout=table.idle_timeout,
+        head_timeout=table.head_timeout,
+        body_timeout=table.body_timeout,
+        max_connections=table.max_connections
+        if soft == resource.RLIM_INFINITY
+        else max(1, min(table.max_connections, soft - _OTHER_FILES)),
+        max_connections_per_address=table.max_connections_per_address,
+        proxies=proxies,
+    )
+
+
+def limited(table: config.Gateway, proxies: Proxies, seconds: Callable[[], float]) -> Rates:
+    """How often who may ask."""
+    quotas = (
+        Quota("address", table.address_rate, table.address_burst),
+        Quota("principal", table.principal_rate, table.principal_burst),
+        Quota("open", table.open_rate, table.open_burst),
+    )
+    address, principal, strangers = (Buckets(quota, table.rate_clients, seconds) for quota in quotas)
+    return Rates(address, principal, strangers, proxies)
 
 
 def makeService(options: daemon.Options) -> IService:
@@ -58,27 +100,24 @@ def makeService(options: daemon.Options) -> IService:
         tokens = Tokens(Keys(home / table.jwks, clock.seconds), table.issuer, table.audience, now)
         tls = ServerTLS(table.https or table.identity, home, clock.seconds)
         channel = daemon.channel(table.mom, table.identity, home, _CHANNEL_GRACE)
+        proxies = Proxies(table.trusted_proxies)
     except (ContractError, OSError, ValueError) as error:
         daemon.fail(NAME, error)
     calls = Calls(channel, grace=table.grace, reactor=clock)
     streams = Streams(clock)
+    rates = limited(table, proxies, clock.seconds)
     gateway = Gateway(
         router,
-        Intake(tokens, Limits(table.default_deadline, table.max_deadline), new_id),
+        Intake(tokens, rates, Limits(table.default_deadline, table.max_deadline), new_id),
         calls,
         streams,
+        rates,
         lambda message: encode(message, contract.pool),
         document,
         max_wait=table.max_deadline,
         seconds=clock.seconds,
     )
-    site = Site(
-        gateway.app.resource(),
-        max_body=table.max_body,
-        idle_timeout=table.idle_timeout,
-        new_id=new_id,
-        reactor=clock,
-    )
+    site = Site(gateway.app.resource(), bounds(table, proxies), Cors(table.cors_origins), new_id=new_id, reactor=clock)
     listener = Listener(table.host, table.port, site, tls, grace=table.grace, reactor=clock)
     front = MultiService()
     calls.setServiceParent(front)

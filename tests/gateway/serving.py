@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from time import time
-from typing import Any
+from typing import Any, ClassVar
 
 import jwt
 from attrs import define, field, frozen
@@ -28,10 +28,13 @@ from bookd.contract.binding import bindings
 from bookd.contract.codec import encode
 from bookd.contract.descriptors import Contract
 from bookd.gateway.calls import Calls
-from bookd.gateway.connection import Site
+from bookd.gateway.cors import Cors
 from bookd.gateway.intake import Intake, Limits
 from bookd.gateway.listener import Listener, ServerTLS
+from bookd.gateway.origin import Proxies
+from bookd.gateway.rates import Buckets, Quota, Rates
 from bookd.gateway.routes import Gateway, route_table
+from bookd.gateway.site import Bounds, Site
 from bookd.gateway.streams import Streams
 from bookd.gateway.tokens import Keys, Tokens
 from bookd.pki import issue, make_authority
@@ -171,8 +174,11 @@ class Raw(Protocol):
 class GatewayTestCase(TestCase):
     """Each test has a gateway that serves the kites beside the bookstore."""
 
-    max_body = 100_000
-    idle_timeout = 30.0
+    # What the test wants otherwise than the suite does.
+    bounds: ClassVar[dict[str, Any]] = {}
+    quotas: ClassVar[dict[str, tuple[float, int]]] = {}
+    origins: ClassVar[list[str]] = []
+    proxies: ClassVar[list[str]] = []
     timeout = 20
 
     def contract(self) -> Contract:
@@ -193,11 +199,16 @@ class GatewayTestCase(TestCase):
         keys = Keys(folder / "jwks.json", reactor.seconds)
         self.tokens = Tokens(keys, "bookd", "bookd", lambda: int(time() * 1e6))
         self.streams = Streams(reactor)
+        proxies = Proxies(self.proxies)
+        usual = {"address": (10_000.0, 10_000), "principal": (10_000.0, 10_000), "open": (1000.0, 1000), **self.quotas}
+        self.buckets = {name: Buckets(Quota(name, *quota), 100, reactor.seconds) for name, quota in usual.items()}
+        self.rates = Rates(*self.buckets.values(), proxies)
         self.gateway = Gateway(
             route_table(bindings(self.spoken)),
-            Intake(self.tokens, Limits(default_deadline=10.0, max_deadline=60.0), self.new_id),
+            Intake(self.tokens, self.rates, Limits(default_deadline=10.0, max_deadline=60.0), self.new_id),
             self.calls,
             self.streams,
+            self.rates,
             lambda message: encode(message, self.spoken.pool),
             json.dumps(openapi.document(self.spoken, bindings(self.spoken), title="bookd", version="1")).encode(),
             max_wait=60.0,
@@ -205,8 +216,8 @@ class GatewayTestCase(TestCase):
         )
         self.site = Site(
             self.gateway.app.resource(),
-            max_body=self.max_body,
-            idle_timeout=self.idle_timeout,
+            Bounds(**{"max_body": 100_000, "idle_timeout": 30.0, "proxies": proxies, **self.bounds}),
+            Cors(self.origins),
             new_id=self.new_id,
             reactor=reactor,
         )

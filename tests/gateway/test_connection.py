@@ -3,7 +3,7 @@
 import json
 import socket
 import ssl
-from typing import Any
+from typing import Any, ClassVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
@@ -94,7 +94,7 @@ class BodyTests(ConnectionTestCase):
     async def test_at_the_limit(self) -> None:
         """A body of exactly the limit is taken."""
         self.channel.answers[SERVICE + "TugKite"] = b""
-        body = b"{}".ljust(self.max_body)
+        body = b"{}".ljust(self.site.bounds.max_body)
         self.assertEqual((await self.ask("POST", "/kites/v1/kites/7:tug", body)).status, 200)
 
 
@@ -169,7 +169,7 @@ class HeadTests(ConnectionTestCase):
 class IdleTests(ConnectionTestCase):
     """Clients that take their time."""
 
-    idle_timeout = 0.3
+    bounds: ClassVar[dict[str, Any]] = {"idle_timeout": 0.3, "head_timeout": 0.5, "body_timeout": 0.5}
 
     async def test_idle(self) -> None:
         """A connection that sends nothing is closed without a word."""

@@ -1,0 +1,113 @@
+"""How often who may ask: token buckets, and what the client is told of them.
+
+A bucket holds at most `burst` tokens, is full at first, and gets `rate` tokens a second. A request takes one; when there
+is none it is refused with 429 and the time after which there will be one. Each response says how the bucket that counted
+stands: `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10).
+
+    address     every request, by where it comes from, before anything is believed
+    principal   every request with a token, by its subject
+    open        writes that need no token (log-ins, registrations), by where they come from: each may cost a password
+                hash, and nobody needs many
+
+Buckets are kept for the clients seen last, up to a bound: one that is forgotten is as good as full. So memory is bounded,
+whoever asks.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from math import ceil
+
+from attrs import frozen
+
+from bookd.contract.descriptors import Method
+from bookd.errors import ResourceExhausted
+from bookd.gateway import problem
+from bookd.gateway.origin import Proxies, client_key
+from bookd.gateway.request import Request
+from bookd.wire.policy.v1 import policy_pb2
+
+
+@frozen
+class Quota:
+    """The requests of one client: `burst` at once, `rate` a second in the long run."""
+
+    name: str
+    rate: float
+    burst: int
+
+    @property
+    def policy(self) -> str:
+        """The value of RateLimit-Policy: so many requests in the seconds that fill an empty bucket."""
+        return f'"{self.name}";q={self.burst};w={max(1, ceil(self.burst / self.rate))}'
+
+
+@frozen
+class Standing:
+    """How a bucket stands after a request asked for a token."""
+
+    granted: bool
+    # Whole tokens left, and the seconds until the bucket is full, or until it has a token when it has none.
+    left: int
+    seconds: float
+
+
+class Buckets:
+    """The buckets of one quota, `most` at a time. `seconds` is any clock that only goes forward."""
+
+    def __init__(self, quota: Quota, most: int, seconds: Callable[[], float]) -> None:
+        self.quota = quota
+        self._most = most
+        self._seconds = seconds
+        # Tokens, and when they were counted, by client; the ones seen last stand last.
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, client: str) -> Standing:
+        """Take a token for `client`, if there is one."""
+        now, rate, burst = self._seconds(), self.quota.rate, self.quota.burst
+        tokens, counted = self._buckets.pop(client, (float(burst), now))
+        tokens = min(float(burst), tokens + (now - counted) * rate)
+        granted = tokens >= 1
+        tokens -= granted
+        self._buckets[client] = (tokens, now)
+        if len(self._buckets) > self._most:
+            self._buckets.popitem(last=False)
+        return Standing(granted, int(tokens), ((1 if tokens < 1 else burst) - tokens) / rate)
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+
+class Rates:
+    """Counts requests. `arrived` and `identified` raise `ResourceExhausted` for one too many."""
+
+    def __init__(self, address: Buckets, principal: Buckets, strangers: Buckets, proxies: Proxies) -> None:
+        self._address = address
+        self._principal = principal
+        self._strangers = strangers
+        self._proxies = proxies
+
+    def arrived(self, request: Request) -> None:
+        """Count a request that has just come."""
+        _take(self._address, request, self._client(request))
+
+    def identified(
+        self, request: Request, method: Method, principal: policy_pb2.Principal | None, *, read: bool
+    ) -> None:
+        """Count a request of which it is known who asks for what."""
+        if not read and method.access.audience == policy_pb2.AUDIENCE_PUBLIC:
+            _take(self._strangers, request, self._client(request))
+        elif principal is not None:
+            _take(self._principal, request, principal.subject)
+
+    def _client(self, request: Request) -> str:
+        return client_key(self._proxies.client(request.channel.host, request.every("x-forwarded-for")))
+
+
+def _take(buckets: Buckets, request: Request, client: str) -> None:
+    standing = buckets.take(client)
+    request.setHeader("RateLimit-Policy", buckets.quota.policy)
+    request.setHeader("RateLimit", f'"{buckets.quota.name}";r={standing.left};t={ceil(standing.seconds)}')
+    if not standing.granted:
+        raise ResourceExhausted(
+            "too many requests", reason=problem.TOO_MANY_REQUESTS, retry_after=max(standing.seconds, 0.001)
+        )

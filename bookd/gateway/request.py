@@ -1,0 +1,148 @@
+"""One request: its id, the headers that every response has, limits on its body, and its line in the access log.
+
+What a response depends on beside its address is collected in `vary` and told in one header when the response begins.
+"""
+
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from klein import Response
+from twisted.python.failure import Failure
+from twisted.web import server
+from twisted.web.http import datetimeToString
+from twisted.web.resource import IResource
+
+from bookd.errors import BookdError, Internal, InvalidArgument, ResourceExhausted
+from bookd.gateway import headers, problem
+
+VERBS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+# On every response, whatever it says.
+_ALWAYS = {
+    "Server": "bookd",
+    "X-Content-Type-Options": "nosniff",
+    "Strict-Transport-Security": "max-age=31536000",
+}
+
+
+class Request(server.Request):
+    """One request. Its `channel` is a `bookd.gateway.connection.Connection`."""
+
+    defaultContentType = None  # noqa: N815 - Twisted's name
+    site: Any
+    channel: Any
+
+    request_id = ""
+    # For the log: the template that matched, and who asked.
+    route = ""
+    subject = ""
+    _received = 0
+    _began = 0.0
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.vary: set[str] = set()
+
+    def every(self, name: str) -> list[str]:
+        """The values of a header, one for each line of it. Bytes are characters, as in RFC 9110, section 5.5."""
+        found = self.requestHeaders.getRawHeaders(name.encode("ascii"), [])
+        return [value.decode("latin-1") for value in found]
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Take a piece of the body, unless it makes the body too large."""
+        self._received += len(data)
+        limit = self.channel.site.bounds.max_body
+        if self._received > limit:
+            self.channel.refuse(too_large(limit))
+        else:
+            super().handleContentChunk(data)
+
+    def identify(self, site: Any) -> None:
+        """Give the request its id and its common headers. Twisted calls nothing of ours before the headers are in."""
+        self._began = site.reactor.seconds()
+        given = self.every("x-request-id")
+        self.request_id = headers.request_id(given[0] if len(given) == 1 else None, site.new_id)
+        for name, value in _ALWAYS.items():
+            self.setHeader(name, value)
+        self.setHeader("Date", datetimeToString())
+        self.setHeader("X-Request-Id", self.request_id)
+        site.cors.mark(self)
+
+    def process(self) -> None:
+        """Answer the request: Twisted calls this once it is complete."""
+        self.identify(self.channel.site)
+        self.notifyFinish().addCallbacks(lambda _: self.record(self.code), lambda _: self.record(499))
+        self.site = self.channel.site
+        if not _readable(self):
+            self.answer(self._bad())
+        elif self.path == b"*":
+            self.prepath, self.postpath = [], []
+            self.answer(Response(204, {"Allow": ", ".join(VERBS)}, b"") if self.method == b"OPTIONS" else self._bad())
+        else:
+            super().process()
+
+    def body(self) -> bytes:
+        """The whole body."""
+        assert self.content is not None
+        body: bytes = self.content.read()
+        return body
+
+    def render(self, resrc: IResource) -> None:
+        """Answer with a resource; by now Twisted has put its own version into the Server header."""
+        self.setHeader("Server", _ALWAYS["Server"])
+        super().render(resrc)
+
+    def write(self, data: bytes) -> None:
+        """Send a piece of the response."""
+        if self.vary and not self.startedWriting:
+            self.setHeader("Vary", ", ".join(sorted(self.vary)))
+        super().write(data)
+
+    def processingFailed(self, reason: Failure) -> Failure:
+        """Tell of a failure that nothing else told of. Never a traceback."""
+        self.site.logger.failure("request {request_id} failed", failure=reason, request_id=self.request_id)
+        if not self.startedWriting and not self._disconnected:
+            self.answer(problem.response(Internal("failed"), self.request_id))
+        return reason
+
+    def answer(self, response: Response) -> None:
+        """Send a whole response."""
+        self.setResponseCode(response.code)
+        for name, value in response.headers.items():
+            self.setHeader(name, value)
+        self.write(response.body)
+        self.finish()
+
+    def _bad(self) -> Response:
+        return problem.response(InvalidArgument("the request line or the Host header cannot be read"), self.request_id)
+
+    def record(self, status: int) -> None:
+        """Write the line of the access log."""
+        site = self.site or self.channel.site
+        site.logger.info(
+            "{method} {route} {status} in {milliseconds} ms, request {request_id}, subject {subject}",
+            method=self.method.decode("ascii", "replace") if self.method else "-",
+            route=self.route or "-",
+            status=status,
+            milliseconds=round((site.reactor.seconds() - self._began) * 1000, 1),
+            request_id=self.request_id,
+            subject=self.subject or "-",
+        )
+
+
+def too_large(limit: int) -> BookdError:
+    """The error of a body of more than `limit` bytes."""
+    return ResourceExhausted(f"the body is larger than {limit} bytes", reason=problem.BODY_TOO_LARGE)
+
+
+def _readable(request: Request) -> bool:
+    """Whether verb, path and host are such that the router can read them. HTTP/1.1 has one Host (RFC 9112, 3.2)."""
+    hosts = request.every("host")
+    if len(hosts) > 1 or (not hosts and request.clientproto == b"HTTP/1.1"):
+        return False
+    try:
+        unquote_to_bytes(request.path).decode("utf-8")
+        request.method.decode("ascii")
+        request.getRequestHostname().decode("ascii").partition(":")[0].encode("idna")
+    except UnicodeError:
+        return False
+    return request.path.startswith(b"/") or request.path == b"*"
