@@ -6,6 +6,8 @@ A unit of work is a plain synchronous function that takes a connection. Where it
   savepoint of its own, and commits them together. Only then do their Deferreds fire. While that commit waits for the
   disk the next group gathers, so a durable write costs a share of an fsync, not one.
 - `read` runs the unit in one of the reader threads, in a transaction that sees one state of the database.
+- `glance` is `read` for units that look up a few rows by their keys: all that wait share one way to a thread and one
+  transaction, which cost more than such a unit does. A unit that may take long would hold up the others there.
 
 What is promised: a Deferred of `write` that fires with a result means that the unit is on disk. One that fails with the
 unit's own exception means that nothing of the unit is, and says nothing about its neighbours. When the commit itself
@@ -20,6 +22,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from attrs import define
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
@@ -53,14 +56,15 @@ class Desk(Service):
         self._reading = reading(engine)
         self._writer = Workers(reactor, 1, "desk-writer")
         self._readers = Workers(reactor, readers, "desk-reader")
-        self._waiting: deque[_Unit] = deque()
-        self._commit: Deferred[None] | None = None
+        self._glancer = Workers(reactor, 1, "desk-glancer")
+        self._writes = _Together(lambda group: self._writer.run(commit_together, engine, group), self._refuse_write)
+        self._glances = _Together(lambda group: self._glancer.run(glance_together, self._reading, group), _refuse_all)
 
     def startService(self) -> None:
         """Start the threads; the database is opened by the first unit."""
         super().startService()
-        self._writer.startService()
-        self._readers.startService()
+        for workers in (self._writer, self._readers, self._glancer):
+            workers.startService()
 
     def stopService(self) -> Deferred[None]:
         """Refuse further work; fires when what was accepted is committed and the database is closed."""
@@ -68,21 +72,19 @@ class Desk(Service):
         return Deferred.fromCoroutine(self._close())
 
     async def _close(self) -> None:
-        while self._commit is not None:
-            await _settled(self._commit)
-        await DeferredList([self._writer.stopService(), self._readers.stopService()])
+        await self._writes.settled()
+        await self._glances.settled()
+        await DeferredList([workers.stopService() for workers in (self._writer, self._readers, self._glancer)])
         self._engine.dispose()
 
     def write(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Run `work(connection, …)` in a savepoint of the writer's next transaction; fires after the commit."""
-        deferred: Deferred[T] = Deferred()
-        if not self.running:
-            deferred.errback(Unavailable("the database is closed", reason="STORAGE"))
-            return deferred
-        self._waiting.append(_Unit(lambda connection: work(connection, *args, **kwargs), deferred))
-        if self._commit is None:
-            self._next_group()
-        return deferred
+        return self._add(self._writes, lambda connection: work(connection, *args, **kwargs))
+
+    def glance(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Run `work(connection, …)`, which looks up a few rows and changes nothing. It sees all that was committed when
+        it was asked for."""
+        return self._add(self._glances, lambda connection: work(connection, *args, **kwargs))
 
     def read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Run `work(connection, …)` in a reader thread, in a transaction of its own that changes nothing."""
@@ -93,25 +95,82 @@ class Desk(Service):
 
         return self._readers.run(run)
 
-    def _next_group(self) -> None:
-        group = [self._waiting.popleft() for _ in range(min(GROUP, len(self._waiting)))]
-        if not group:
-            self._commit = None
-            return
-        commit = self._commit = self._writer.run(commit_together, self._engine, group)
-        commit.addErrback(self._refuse, group)
-        # First the next group, then the news: the disk is not kept waiting for what callers make of the results.
-        commit.addCallback(lambda _: self._next_group())
-        commit.addCallback(lambda _: self._tell(group))
+    def _add(self, together: "_Together", work: Callable[[Connection], T]) -> Deferred[T]:
+        deferred: Deferred[T] = Deferred()
+        if self.running:
+            together.add(_Unit(work, deferred))
+        else:
+            deferred.errback(Unavailable("the database is closed", reason="STORAGE"))
+        return deferred
 
-    def _refuse(self, failure: Failure, group: list[_Unit]) -> None:
+    def _refuse_write(self, failure: Failure, group: list[_Unit]) -> None:
         self.log.error("the database refused to commit {count} units: {error}", count=len(group), error=failure.value)
         for unit in group:
             unit.result = Failure(Unavailable("the database refused the write", reason="STORAGE", retry_after=1.0))
 
-    def _tell(self, group: list[_Unit]) -> None:
-        for unit in group:
-            unit.deferred.callback(unit.result)
+
+class _Together:
+    """Units that run in groups: while one is under way the next gathers. `refuse` gives results to the units of a group
+    that failed as a whole."""
+
+    def __init__(
+        self, run: Callable[[list[_Unit]], Deferred[None]], refuse: Callable[[Failure, list[_Unit]], None]
+    ) -> None:
+        self._run = run
+        self._refuse = refuse
+        self._waiting: deque[_Unit] = deque()
+        self._under_way: Deferred[None] | None = None
+
+    def add(self, unit: _Unit) -> None:
+        self._waiting.append(unit)
+        if self._under_way is None:
+            self._next()
+
+    async def settled(self) -> None:
+        """Wait until nothing is under way."""
+        while self._under_way is not None:
+            await _settled(self._under_way)
+
+    def _next(self) -> None:
+        group = [self._waiting.popleft() for _ in range(min(GROUP, len(self._waiting)))]
+        if not group:
+            self._under_way = None
+            return
+        under_way = self._under_way = self._run(group)
+        under_way.addErrback(self._refuse, group)
+        # First the next group, then the news: the disk is not kept waiting for what callers make of the results.
+        under_way.addCallback(lambda _: self._next())
+        under_way.addCallback(lambda _: _tell(group))
+
+
+def _tell(group: list[_Unit]) -> None:
+    for unit in group:
+        unit.deferred.callback(unit.result)
+
+
+def _refuse_all(failure: Failure, group: list[_Unit]) -> None:
+    for unit in group:
+        unit.result = failure
+
+
+def glance_together(engine: Engine, group: list[_Unit]) -> None:
+    """Run the units of the group in one transaction that only reads. Runs in a thread.
+
+    A unit that the database fails is alone: the others run in a transaction of their own then. Raises what the database
+    raises outside of the units.
+    """
+    rest = deque(group)
+    while rest:
+        with engine.connect() as connection, connection.begin():
+            while rest:
+                unit = rest.popleft()
+                try:
+                    unit.result = unit.work(connection)
+                except SQLAlchemyError:
+                    unit.result = Failure()
+                    break
+                except Exception:
+                    unit.result = Failure()
 
 
 def commit_together(engine: Engine, group: list[_Unit]) -> None:

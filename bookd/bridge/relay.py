@@ -52,6 +52,9 @@ class Desk(Protocol):
     def read(self, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
         """Run `work(connection, *args)`, which changes nothing."""
 
+    def glance(self, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        """Run `work(connection, *args)`, which looks up a few rows."""
+
 
 class Channel(Protocol):
     """What carries the calls: `bookd.bridge.channel.Channel`, or its fake."""
@@ -129,11 +132,11 @@ class Relay(Service):
     async def _begin_what_is_due(self) -> float:
         now = self._now()
         # Lanes that are under way are among the rows, as their first message still is in the outbox.
-        rows = await self._desk.read(outbox.due, now, CONCURRENCY + len(self._sending))
+        rows = await self._desk.glance(outbox.due, now, CONCURRENCY + len(self._sending))
         for row in rows:
             if self.running and row.message.lane not in self._sending and len(self._sending) < CONCURRENCY:
                 self._begin(row)
-        ready_at = await self._desk.read(outbox.next_ready, now)
+        ready_at = await self._desk.glance(outbox.next_ready, now)
         return LOOK_AGAIN if ready_at is None else min(LOOK_AGAIN, max(0.0, (ready_at - self._now()) / 1e6))
 
     async def _rest(self, seconds: float) -> None:

@@ -225,9 +225,13 @@ def _search(query: Query, position: list[str | int] | None) -> Select[Any]:
     return statement.where(tuple_(found.c.rank, found.c.seq) > tuple_(*position)) if position else statement
 
 
+# Made once: making a statement costs more than running it.
+_BY_ID = select(books).where(books.c.book_id == bindparam("book_id"))
+_BY_ID_LOCKED = _BY_ID.with_for_update()
+
+
 def _row(connection: Connection, book_id: str, lock: bool = False) -> Row[Any]:
-    statement = select(books).where(books.c.book_id == book_id)
-    row = connection.execute(statement.with_for_update() if lock else statement).one_or_none()
+    row = connection.execute(_BY_ID_LOCKED if lock else _BY_ID, {"book_id": book_id}).one_or_none()
     if row is None:
         raise _no_book(book_id)
     return row

@@ -93,7 +93,7 @@ class OrdersServicer(orders_pb2_grpc.OrdersServiceServicer):
 
     async def GetOrder(self, request: orders_pb2.GetOrderRequest, context: Context) -> orders_pb2.Order:
         """One order, for its owner and for staff."""
-        order = await self._desk.read(store.load, _order_id(request.order_id))
+        order = await self._desk.glance(store.load, _order_id(request.order_id))
         if order is None or not may_see(order.user_id, context.principal, "staff", "admin"):
             raise saga.no_order(request.order_id)
         return to_message(order)
@@ -164,9 +164,9 @@ class OrdersServicer(orders_pb2_grpc.OrdersServiceServicer):
         remaining = context.time_remaining()
         patience = self._patience if remaining is None else min(self._patience, remaining - MARGIN)
         with self._news.listen(order_id, patience) as listener:
-            order, under_way = await self._desk.read(_stand, order_id)
+            order, under_way = await self._desk.glance(_stand, order_id)
             while under_way and await listener.next():
-                order, under_way = await self._desk.read(_stand, order_id)
+                order, under_way = await self._desk.glance(_stand, order_id)
         return to_message(order)
 
 

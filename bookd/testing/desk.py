@@ -27,6 +27,10 @@ class ImmediateDesk:
         """Run `work(connection, …)`."""
         return _run(self._reading, work, *args, **kwargs)
 
+    def glance(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Run `work(connection, …)`."""
+        return _run(self._reading, work, *args, **kwargs)
+
 
 def _run(engine: Engine, work: Callable[..., T], *args: Any, **kwargs: Any) -> Deferred[T]:
     def run() -> T:

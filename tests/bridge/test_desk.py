@@ -4,8 +4,10 @@ import threading
 from pathlib import Path
 
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import OperationalError
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from bookd.bridge.desk import Desk
@@ -100,10 +102,46 @@ class DeskTests(TestCase):
         await self.desk.write(insert, 6)
         self.assertEqual(await self.desk.read(numbers), [6] if outcome is None else [5, 6])
 
+    async def test_glances_share_a_transaction(self) -> None:
+        """Glances that wait share one transaction, which sees what was committed before they were asked for."""
+        from sqlalchemy import event
+
+        begun: list[int] = []
+        event.listen(self.engine, "begin", lambda connection: begun.append(1))
+        gate = threading.Event()
+        first = self.desk.glance(lambda connection: gate.wait(10))
+        while not begun:
+            await deferLater(reactor, 0.001)
+        await self.desk.write(insert, 7)
+        del begun[:]
+        waiting = [self.desk.glance(numbers) for _ in range(100)]
+        gate.set()
+        self.assertEqual(await gatherResults([first, *waiting]), [True, *[[7]] * 100])
+        self.assertEqual(len(begun), 1)
+
+    async def test_failing_glance_stays_alone(self) -> None:
+        """A glance that fails, in itself or in the database, is the only one."""
+        gate = threading.Event()
+        first = self.desk.glance(lambda connection: gate.wait(10))
+
+        def refused(connection: Connection) -> None:
+            raise NotFound("no")
+
+        outcomes = [
+            self.desk.glance(numbers),
+            self.desk.glance(refused),
+            self.desk.glance(lambda connection: connection.execute(text("SELECT nothing")).all()),
+            self.desk.glance(insert, 1),
+            self.desk.glance(numbers),
+        ]
+        gate.set()
+        await first
+        for number, kind in ((1, NotFound), (2, OperationalError), (3, OperationalError)):
+            await self.assertFailure(outcomes[number], kind)
+        self.assertEqual([await outcomes[0], await outcomes[4]], [[], []])
+
     async def test_readers_do_not_write(self) -> None:
         """A unit given to `read` cannot change anything."""
-        from sqlalchemy.exc import OperationalError
-
         await self.assertFailure(self.desk.read(insert, 1), OperationalError)
 
     async def test_stop_commits_what_was_accepted(self) -> None:
@@ -113,3 +151,4 @@ class DeskTests(TestCase):
         self.assertEqual(len(await gatherResults(waiting)), 50)
         await self.assertFailure(self.desk.write(insert, 99), Unavailable)
         await self.assertFailure(self.desk.read(numbers), Unavailable)
+        await self.assertFailure(self.desk.glance(numbers), Unavailable)

@@ -271,8 +271,8 @@ class RelayTests(SynchronousTestCase):
     def test_outbox_cannot_be_read(self) -> None:
         """A database that fails for a while does not end the relay."""
         answers = iter([fail(Unavailable("the disk")), fail(Unavailable("the disk"))])
-        read = self.desk.read
-        self.desk.read = lambda *args: next(answers, None) or read(*args)  # type: ignore[assignment,method-assign]
+        glance = self.desk.glance
+        self.desk.glance = lambda *args: next(answers, None) or glance(*args)  # type: ignore[assignment,method-assign]
         self.answers[1] = lambda: succeed(b"")
         self.put(message(1))
         self.push(3 * relay.LONGEST_PAUSE)
