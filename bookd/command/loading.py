@@ -277,7 +277,7 @@ def bar() -> Progress:
 
 def so_far(report: Report) -> str:
     """What a run that was broken off has done."""
-    return f"{report.created:,} books were created before; run the same command again to go on"
+    return f"{report.created:,} books were created and {report.there:,} found there before; run the same command again to go on"
 
 
 def write(path: Path, report: Report) -> None:

@@ -15,8 +15,8 @@ from uuid import uuid4
 
 from OpenSSL.SSL import Error as TLSError
 from treq.client import HTTPClient
-from twisted.internet.defer import Deferred, ensureDeferred
-from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
+from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionClosed, DNSLookupError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import deferLater
@@ -110,7 +110,8 @@ class Rest:
         self._http = HTTPClient(agent)
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, once those whose answers have just been read are back among the others."""
+        await deferLater(self._reactor, 0)
         await self._pool.closeCachedConnections()
 
     async def call(self, call: Call, *, key: str | None = None) -> Answer:
@@ -202,6 +203,12 @@ class Rest:
         deferred.addTimeout(ANSWER_SECONDS, self._clock, self._too_slow)
         try:
             status, headers, data = await deferred
+        except ConnectingCancelledError:
+            raise CancelledError from None
+        except _BROKEN as error:
+            if any(reason.check(CancelledError) for reason in getattr(error, "reasons", ())):
+                raise CancelledError from None  # nobody broke it but the caller, who gave up
+            raise
         except (ConnectError, DNSLookupError) as error:
             raise Unreachable(f"{self.url} cannot be reached: {error}") from error
         except TLSError as error:

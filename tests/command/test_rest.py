@@ -4,8 +4,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from twisted.internet import reactor
-from twisted.internet.defer import ensureDeferred, gatherResults
+from twisted.internet.defer import CancelledError, ensureDeferred, gatherResults
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import deferLater
 
 from bookd.command import rest as module
 from bookd.command.answer import Call, Refusal, Unreachable
@@ -85,6 +86,17 @@ class PatienceTests(SuiteCase):
         url = self.plays(script(BROKEN, Says(201, {})))
         self.assertEqual((await self.rest(url).call(BOOK)).status, 201)
         self.assertEqual(self.asked[0].key, self.asked[1].key)
+
+    async def test_call_that_is_given_up(self) -> None:
+        """A call that its caller cancels is not made again."""
+        url = self.plays(script(HUNG))
+        calling = ensureDeferred(self.rest(url).call(BOOK))
+        while not self.asked:
+            await deferLater(reactor, 0.01)  # type: ignore[arg-type]
+        calling.cancel()
+        await self.assertFailure(calling, CancelledError)
+        await deferLater(reactor, 0.05)  # type: ignore[arg-type]
+        self.assertEqual(len(self.asked), 1)
 
     async def test_connection_that_breaks_each_time(self) -> None:
         """A suite that hangs up again and again is unreachable."""
