@@ -6,6 +6,8 @@ ownership, and last what the headers ask for.
 """
 
 from collections.abc import Callable
+from hashlib import blake2b
+from secrets import token_bytes
 from uuid import UUID, uuid5
 
 from attrs import frozen
@@ -65,6 +67,7 @@ class Intake:
         self._rates = rates
         self._limits = limits
         self._new_id = new_id
+        self._secret = token_bytes(32)
 
     def understand(self, request: Request, verb: str, binding: Binding, variables: dict[str, str]) -> Asked:
         """Read, check and authorize a request whose path and verb fit `binding`. Raises what is wrong with it."""
@@ -95,7 +98,7 @@ class Intake:
             seconds=min(named or self._limits.default_deadline, self._limits.max_deadline),
             named=named,
             preferences=preferences,
-            metadata=self._metadata(request, verb, method, principal, preferences),
+            metadata=self._metadata(request, verb, method, principal, message, preferences),
         )
 
     def _metadata(
@@ -104,6 +107,7 @@ class Intake:
         verb: str,
         method: Method,
         principal: policy_pb2.Principal | None,
+        message: Message,
         preferences: headers.Preferences,
     ) -> Metadata:
         found: list[tuple[str, str | bytes]] = [
@@ -113,18 +117,29 @@ class Intake:
         if principal is not None:
             found.append((keys.PRINCIPAL, principal.SerializeToString()))
         if verb not in READS:
-            found.append((keys.MESSAGE_ID, self._message_id(request, principal)))
+            found.append((keys.MESSAGE_ID, self._message_id(request, method, principal, message)))
             # With a wait, the client would rather have the outcome than the operation.
             if method.delivery.deferrable and preferences.respond_async and preferences.wait is None:
                 found.append((keys.RESPOND_ASYNC, "1"))
         return found
 
-    def _message_id(self, request: Request, principal: policy_pb2.Principal | None) -> str:
-        """Names the intent: the same key of the same caller is the same intent, no key is a new one."""
+    def _message_id(
+        self, request: Request, method: Method, principal: policy_pb2.Principal | None, message: Message
+    ) -> str:
+        """Names the intent: the same key of the same caller is the same intent, no key is a new one.
+
+        Strangers cannot be told apart, and two of them may choose the same key. So the key of a caller without a token
+        counts for one request only, its password included: who sends another one never meets what was answered there.
+        What is made of a password must not be guessed from the id, which services store; hence the secret. It ends with
+        this process: a stranger's retry after that is a new intent.
+        """
         key = headers.idempotency_key(request.every("idempotency-key"))
         if key is None:
             return self._new_id()
-        return str(uuid5(_NAMESPACE, f"{principal.subject if principal is not None else ''}\n{key}"))
+        if principal is not None:
+            return str(uuid5(_NAMESPACE, f"{principal.subject}\n{key}"))
+        asked = f"{method.path}\n{key}\n".encode() + message.SerializeToString(deterministic=True)
+        return str(uuid5(_NAMESPACE, f"\n{blake2b(asked, key=self._secret).hexdigest()}"))
 
 
 def _precondition(message: Message, etag: str | None) -> None:

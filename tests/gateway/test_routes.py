@@ -206,6 +206,17 @@ class MetadataTests(GatewayTestCase):
         self.assertEqual(len(set(ids)), 3)
         self.assertEqual(UUID(ids[0]).version, 5)
 
+    async def test_strangers_with_one_key(self) -> None:
+        """Callers without a token share no key: another request under the same key is another intent, the same request
+        is the same one."""
+        self.channel.answers[SERVICE + "TugKite"] = self.message("Kite")
+        ids = []
+        for kite, force in (("7", 1), ("7", 1), ("7", 2), ("8", 1)):
+            await self.ask("POST", f"/kites/v1/kites/{kite}:tug", {"force": force}, {"Idempotency-Key": "k"})
+            ids.append(self.channel.calls[-1].metadata[keys.MESSAGE_ID])
+        self.assertEqual(ids[0], ids[1])
+        self.assertEqual(len(set(ids)), 3)
+
     async def test_malformed_key(self) -> None:
         """A malformed key is refused by name, and nothing is called."""
         answer = await self.ask("POST", "/kites/v1/kites/7:tug", {}, {"Idempotency-Key": "x" * 256})
