@@ -1,0 +1,97 @@
+"""A test build of a daemon: twistd, with something of the daemon replaced before it starts.
+
+`python -m tests.chaos.build -n … bookd-mom --config …`. Two environment variables, which nothing else reads, say what
+is replaced:
+
+- BOOKD_CHAOS_CLOCK names a file that holds by how many microseconds the MOM's clock is wrong, as eight bytes;
+- BOOKD_CHAOS_SABOTAGE breaks a promise, so that the apparatus can be seen to find that:
+  `forget` has services apply a message that comes again; `early` has the MOM answer before it commits.
+"""
+
+# ruff: noqa: E402 - the reactor is installed before anything imports one
+
+from bookd.bridge import reactor
+
+reactor.install()
+
+import mmap
+import os
+import struct
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Connection, Engine
+from twisted.python.failure import Failure
+from twisted.scripts.twistd import run
+
+# Seconds between an early answer and its commit.
+EARLY = 0.5
+
+
+def clock(path: str) -> Callable[[], int]:
+    """The wall clock in microseconds, wrong by what the file says."""
+    with open(path, "rb") as file:
+        wrong = mmap.mmap(file.fileno(), 8, prot=mmap.PROT_READ)
+
+    def now() -> int:
+        offset: int = struct.unpack("<q", wrong)[0]
+        return time.time_ns() // 1000 + offset
+
+    return now
+
+
+def forget() -> None:
+    """Switch the inbox off."""
+    from bookd.storage import inbox
+
+    def once(connection: Connection, _call: object, _kind: object, _now: int, work: Callable[[Connection], Any]) -> Any:
+        return work(connection)
+
+    inbox.once = once
+
+
+def early() -> None:
+    """Tell first, and commit then."""
+    from twisted.internet import reactor as running
+
+    from bookd.bridge import desk
+
+    def commit_together(engine: Engine, group: list[Any]) -> None:
+        with engine.connect() as connection, connection.begin():
+            for unit in group:
+                savepoint = connection.begin_nested()
+                try:
+                    unit.result = unit.work(connection)
+                except Exception:
+                    unit.result = Failure()
+                    savepoint.rollback()
+                else:
+                    savepoint.commit()
+                told = unit.deferred
+                running.callFromThread(told.callback, unit.result)  # type: ignore[attr-defined]
+            time.sleep(EARLY)
+
+    desk.commit_together = commit_together
+    desk.Desk._tell = lambda _self, _group: None  # type: ignore[assignment, method-assign]
+
+
+def main() -> None:
+    """Replace what is to be replaced, and be twistd."""
+    wrong = os.environ.get("BOOKD_CHAOS_CLOCK")
+    if wrong:
+        import bookd.mom.tap
+
+        bookd.mom.tap.now = clock(wrong)
+    match os.environ.get("BOOKD_CHAOS_SABOTAGE"):
+        case "forget":
+            forget()
+        case "early":
+            early()
+    sys.argv[0] = "twistd"
+    run()
+
+
+if __name__ == "__main__":
+    main()
