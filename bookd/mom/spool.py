@@ -17,6 +17,8 @@ from bookd.mom.machine import Event, MessageState
 from bookd.mom.store import Bounds, Draft, Kept, Outcome, Place
 
 UNBOUNDED = Bounds(2**62, 2**62)
+# From so many stored messages on they are not counted: then every call looks into the store anyway.
+MANY = 1000
 
 
 class Desk(Protocol):
@@ -42,10 +44,11 @@ class Spool:
         self._paused = set(paused)
         # Messages that are being delivered; whoever delivers one notes it here.
         self.in_flight: set[int] = set()
-        # How many messages were on disk at the start, None until that is known, and by how many there are more now. Never
-        # too low: what is being written counts, what is being removed counts still.
-        self._loaded: int | None = None
+        # How many messages were on disk when they were last counted, None while that is not known or they are many; by how
+        # many there are more now; and how many are being written. Never too low: what is being removed counts still.
+        self._counted: int | None = None
         self._more = 0
+        self._pending = 0
         self._keeping: Counter[Lane] = Counter()
         self._waiters: dict[str, list[Deferred[None]]] = {}
         self._arrivals: dict[str, Callable[[], Any]] = {}
@@ -63,9 +66,16 @@ class Spool:
         if tell is not None:
             tell()
 
-    async def load(self) -> None:
-        """Count what is stored, before anything is kept. Until that is done every call looks into the store."""
-        self._loaded = await self.desk.read(store.count)
+    @property
+    def is_counted(self) -> bool:
+        """Whether it is known how many messages are stored; until then every call looks into the store."""
+        return self._counted is not None
+
+    async def count(self) -> None:
+        """Count what is stored, unless it is much."""
+        # As a write: it has its place among the others, and what these changed is known when this fires.
+        counted: int = await self.desk.write(store.few, MANY)
+        self._counted, self._more = (counted, 0) if counted < MANY else (None, 0)
 
     # Keeping.
 
@@ -78,20 +88,19 @@ class Spool:
         `Unavailable`, reason QUEUE_FULL, when the queue takes no more."""
         lane = (draft.destination, draft.lane)
         self._keeping[lane] += 1
-        self._more += 1
+        self._pending += 1
 
         def written(result: Any) -> Any:
             self._keeping[lane] -= 1
             if not self._keeping[lane]:
                 del self._keeping[lane]
+            self._pending -= 1
             if isinstance(result, Failure):
-                self._more -= 1
                 return result
             kept, is_new = result
             if is_new:
+                self._more += 1
                 self.arrived(draft.destination)
-            else:
-                self._more -= 1
             return kept
 
         return self.desk.write(store.keep, draft, self.now(), self.bounds).addBoth(written)
@@ -99,11 +108,12 @@ class Spool:
     def fan_out(self, most: int, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
         """Run `work(connection, *args, now)`, which keeps at most `most` messages and answers an object that names their
         `destinations`; fires with that once it is on disk."""
-        self._more += most
+        self._pending += most
 
         def written(result: Any) -> Any:
             destinations = [] if isinstance(result, Failure) else result.destinations
-            self._more -= most - len(destinations)
+            self._pending -= most
+            self._more += len(destinations)
             for destination in set(destinations):
                 self.arrived(destination)
             return result
@@ -115,7 +125,7 @@ class Spool:
 
         Asks the store only if it holds anything. Raises as `store.require_same` does.
         """
-        if self._loaded is not None and self._loaded + self._more == 0:
+        if self._counted is not None and self._counted + self._more + self._pending == 0:
             return None, False
         known, busy = await self.desk.read(store.look, draft.message_id, draft.destination, draft.lane)
         if known is not None:
@@ -149,16 +159,18 @@ class Spool:
     ) -> Kept | None:
         """Take a message out of the queue; answers the next one of its lane, as `store.finish` does."""
         replies = int(reply is not None)
-        self._more += replies
-        try:
-            following: Kept | None = await self.desk.write(
-                store.finish, place.seq, outcome, self.now(), block_lane=block_lane, reply=reply
-            )
-        except CancelledError:
-            raise  # it is written nevertheless
-        except Exception:
-            self._more -= replies
-            raise
+        self._pending += replies
+
+        def written(result: Any) -> Any:
+            self._pending -= replies
+            # A cancelled courier does not hear of it, and it is written nevertheless.
+            if not isinstance(result, Failure) or result.check(CancelledError):
+                self._more += replies
+            return result
+
+        following: Kept | None = await self.desk.write(
+            store.finish, place.seq, outcome, self.now(), block_lane=block_lane, reply=reply
+        ).addBoth(written)
         for waiter in self._waiters.pop(place.message_id, []):
             waiter.callback(None)
         if reply is not None:

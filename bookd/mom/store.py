@@ -380,6 +380,12 @@ def count(
     return int(connection.execute(counted).scalar_one())
 
 
+def few(connection: Connection, limit: int) -> int:
+    """How many messages there are, counted up to `limit`."""
+    some = select(messages.c.seq).limit(limit).subquery()
+    return int(connection.execute(select(func.count()).select_from(some)).scalar_one())
+
+
 def queue(connection: Connection, destination: str) -> Queue:
     """What waits for one destination."""
     row = connection.execute(select(queues).where(queues.c.destination == destination)).one_or_none()

@@ -46,7 +46,6 @@ class Upkeep(Service):
         self._retention = retention
         self._timer: IDelayedCall | None = None
         self._look: Deferred[None] | None = None
-        self._counted = False
 
     def startService(self) -> None:
         """Count what is stored, and look for the first time."""
@@ -69,9 +68,8 @@ class Upkeep(Service):
     async def _run(self) -> None:
         pause = INTERVAL
         try:
-            if not self._counted:
-                await self._spool.load()
-                self._counted = True
+            if not self._spool.is_counted:
+                await self._spool.count()
             if await self.once():
                 pause = SOON
         except CancelledError:

@@ -369,7 +369,7 @@ class RouterTests(StoreTestCase):
 
     def test_store_is_asked_only_if_it_holds_anything(self) -> None:
         """While nothing is stored a call costs no look into the store."""
-        self.successResultOf(Deferred.fromCoroutine(self.spool.load()))
+        self.successResultOf(Deferred.fromCoroutine(self.spool.count()))
         with self.engine.begin() as connection:
             connection.execute(text("ALTER TABLE lanes RENAME TO gone"))
         calling = self.call()
