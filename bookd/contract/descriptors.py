@@ -12,9 +12,10 @@ from typing import Any
 
 from attrs import field, frozen
 from google.api import annotations_pb2, http_pb2
-from google.protobuf import descriptor_pb2, message_factory
+from google.protobuf import descriptor_pb2, duration_pb2, message_factory
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2
 
 from bookd.contract.comments import of_files
 from bookd.wire.policy.v1 import policy_pb2
@@ -112,7 +113,18 @@ def load(sets: Iterable[bytes]) -> Contract:
             topics.update(_topics(file, comments, pool))
     for method in methods.values():
         _check_subscription(method, topics)
+    _know_details(pool, seen)
     return Contract(methods, pool, topics, texts)
+
+
+def _know_details(pool: DescriptorPool, seen: set[str]) -> None:
+    """Let the pool know what errors bear (google/rpc/error_details.proto). No rpc names these types, so a set lacks them;
+    but the error of an operation is told as JSON, details included."""
+    for known in (duration_pb2.DESCRIPTOR, error_details_pb2.DESCRIPTOR):
+        if known.name not in seen:
+            file = descriptor_pb2.FileDescriptorProto()
+            known.CopyToProto(file)
+            pool.Add(file)
 
 
 def _comments(file: descriptor_pb2.FileDescriptorProto) -> dict[tuple[int, ...], str]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from google.longrunning import operations_pb2
 from google.protobuf.duration_pb2 import Duration
-from google.rpc import status_pb2
+from google.rpc import error_details_pb2, status_pb2
 
 from bookd.contract import metadata as keys
 from bookd.errors import Code, Unavailable
@@ -56,6 +56,15 @@ class OperationTests(GatewayTestCase):
         self.channel.answers[CREATE] = kept(done=True, response=operation.response)
         answer = await self.create()
         self.assertEqual((answer.status, answer.json["response"]["kite_id"]), (202, "7"))
+
+    async def test_refused(self) -> None:
+        """The error of an operation is told with its details: a program reads the reason, not base64."""
+        error = status_pb2.Status(code=Code.FAILED_PRECONDITION, message="no wind")
+        error.details.add().Pack(error_details_pb2.ErrorInfo(reason="NO_WIND", domain="kites"))
+        error.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=Duration(seconds=3)))
+        self.channel.answers[CREATE] = kept(done=True, error=error)
+        reason, pause = (await self.create()).json["error"]["details"]
+        self.assertEqual((reason["reason"], pause["retry_delay"]), ("NO_WIND", "3s"))
 
     async def test_respond_async(self) -> None:
         """The preference is passed on, and told when it was honoured."""
