@@ -6,13 +6,28 @@ message raises before anything is written.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
-from attrs import asdict, field, frozen
-from sqlalchemy import Connection, Row, Select, delete, exists, func, insert, select, update
+from attrs import field, frozen
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Row,
+    Select,
+    String,
+    bindparam,
+    delete,
+    exists,
+    false,
+    func,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
 
 from bookd.errors import Code, FailedPrecondition, InvalidArgument, NotFound, Unavailable
-from bookd.mom.machine import FINISHED, Event, MessageState, after
+from bookd.mom.machine import FINISHED, Event, IllegalTransition, MessageState, after
 from bookd.mom.schema import lanes, messages, queues
 
 
@@ -117,6 +132,64 @@ class Queue:
 FULL_RETRY = 5.0
 _QUEUED = messages.c.state == MessageState.QUEUED
 
+# What every kept message needs is said by statements that are made once: making them takes longer than running them.
+_INSERT: Final = {
+    "sqlite": sqlite.insert(messages).on_conflict_do_nothing(index_elements=["message_id"]).returning(messages.c.seq),
+    "postgresql": (
+        postgresql.insert(messages).on_conflict_do_nothing(index_elements=["message_id"]).returning(messages.c.seq)
+    ),
+}
+_FIND: Final = select(messages).where(messages.c.message_id == bindparam("message_id"))
+_HERE: Final = (lanes.c.destination == bindparam("b_destination")) & (lanes.c.lane == bindparam("b_lane"))
+_IN_LANE: Final = select(exists().where(_HERE))
+_OPEN_LANE: Final = insert(lanes).from_select(
+    ["destination", "lane", "head_seq", "ready_at", "blocked"],
+    select(
+        bindparam("b_destination", type_=String),
+        bindparam("b_lane", type_=String),
+        bindparam("b_seq", type_=BigInteger),
+        bindparam("b_ready_at", type_=BigInteger),
+        false(),
+    ).where(~exists().where(_HERE)),
+)
+_NEXT: Final = (
+    select(messages)
+    .where(messages.c.destination == bindparam("b_destination"), messages.c.lane == bindparam("b_lane"), _QUEUED)
+    .order_by(messages.c.seq)
+    .limit(1)
+)
+_ADVANCE: Final = (
+    update(lanes)
+    .where(_HERE, lanes.c.head_seq == bindparam("b_left"))
+    .values(head_seq=bindparam("b_seq"), ready_at=bindparam("b_ready_at"), blocked=False)
+)
+_CLOSE_LANE: Final = delete(lanes).where(_HERE, lanes.c.head_seq == bindparam("b_left"))
+_FINISH: Final = (
+    update(messages)
+    .where(messages.c.seq == bindparam("b_seq"), _QUEUED)
+    .values(
+        state=bindparam("b_state"),
+        last_error=bindparam("b_error"),
+        updated_at=bindparam("b_now"),
+        finished_at=bindparam("b_now"),
+        status_code=bindparam("b_code"),
+        status=bindparam("b_status"),
+        response=bindparam("b_response"),
+        attempts=messages.c.attempts + bindparam("b_counts"),
+    )
+    .returning(messages.c.destination, messages.c.lane, func.length(messages.c.request).label("size"))
+)
+_COUNT: Final = (
+    update(queues)
+    .where(queues.c.destination == bindparam("b_destination"))
+    .values(
+        depth=queues.c.depth + bindparam("b_depth"),
+        bytes=queues.c.bytes + bindparam("b_bytes"),
+        dead=queues.c.dead + bindparam("b_dead"),
+    )
+    .returning(queues.c.depth, queues.c.bytes)
+)
+
 
 def keep(connection: Connection, draft: Draft, now: int, bounds: Bounds | None = None) -> tuple[Kept, bool]:
     """Put a message at the end of its lane; or answer the one that is kept under this id already.
@@ -124,11 +197,18 @@ def keep(connection: Connection, draft: Draft, now: int, bounds: Bounds | None =
     The flag says whether it is new. Raises `InvalidArgument`, reason IDEMPOTENCY_KEY_REUSED, when the id is known for
     another request or from another subject; `Unavailable`, reason QUEUE_FULL, when a new message is beyond `bounds`.
     """
-    known = find(connection, draft.message_id)
-    if known is not None:
-        return require_same(known, draft.fingerprint, draft.subject), False
-    _count(connection, draft.destination, depth=1, bytes_=len(draft.request), bounds=bounds)
-    values = asdict(draft) | {
+    values = {
+        "message_id": draft.message_id,
+        "destination": draft.destination,
+        "lane": draft.lane,
+        "method": draft.method,
+        "request": draft.request,
+        "fingerprint": draft.fingerprint,
+        "principal": draft.principal,
+        "subject": draft.subject,
+        "metadata": dict(draft.metadata),
+        "reply_to": draft.reply_to,
+        "expire_at": draft.expire_at,
         "state": MessageState.QUEUED,
         "attempts": 0,
         "refusals": 0,
@@ -137,11 +217,14 @@ def keep(connection: Connection, draft: Draft, now: int, bounds: Bounds | None =
         "created_at": now,
         "updated_at": now,
     }
-    seq = connection.execute(insert(messages).values(values).returning(messages.c.seq)).scalar_one()
-    in_lane = exists().where(lanes.c.destination == draft.destination, lanes.c.lane == draft.lane)
-    if not connection.execute(select(in_lane)).scalar_one():
-        _open_lane(connection, draft.destination, draft.lane, seq, now)
-    return Kept(seq=seq, finished_at=None, status_code=None, status=None, response=None, **values), True
+    seq = connection.execute(_INSERT[connection.dialect.name], values).scalar_one_or_none()
+    if seq is None:
+        known = find(connection, draft.message_id)
+        assert known is not None
+        return require_same(known, draft.fingerprint, draft.subject), False
+    _count(connection, draft.destination, depth=1, bytes_=len(draft.request), bounds=bounds)
+    _open_lane(connection, draft.destination, draft.lane, seq, now)
+    return Kept(seq=seq, finished_at=None, status_code=None, status=None, response=None, **values), True  # type: ignore[arg-type]
 
 
 def require_same(known: Kept, fingerprint: bytes, subject: str) -> Kept:
@@ -157,14 +240,14 @@ def require_same(known: Kept, fingerprint: bytes, subject: str) -> Kept:
 
 def find(connection: Connection, message_id: str) -> Kept | None:
     """The message with this id."""
-    row = connection.execute(select(messages).where(messages.c.message_id == message_id)).one_or_none()
+    row = connection.execute(_FIND, {"message_id": message_id}).one_or_none()
     return None if row is None else _kept(row)
 
 
 def look(connection: Connection, message_id: str, destination: str, lane: str) -> tuple[Kept | None, bool]:
     """What a call has to know before it may be forwarded: the message with its id, and whether its lane has any."""
-    in_lane = exists().where(lanes.c.destination == destination, lanes.c.lane == lane)
-    return find(connection, message_id), bool(connection.execute(select(in_lane)).scalar_one())
+    here = {"b_destination": destination, "b_lane": lane}
+    return find(connection, message_id), bool(connection.execute(_IN_LANE, here).scalar_one())
 
 
 def ready(connection: Connection, destination: str, now: int, limit: int, excluded: Collection[str] = ()) -> Ready:
@@ -208,36 +291,29 @@ def finish(
     With `block_lane` the lane stays where it is. Answers the message that now heads the lane, if that one is ready.
     Raises `IllegalTransition` when the message is not queued any more.
     """
-    row = connection.execute(
-        select(
-            messages.c.state, messages.c.destination, messages.c.lane, func.length(messages.c.request).label("size")
-        ).where(messages.c.seq == seq)
-    ).one()
-    state = after(MessageState(row.state), outcome.event)
+    state = after(MessageState.QUEUED, outcome.event)
+    values = {
+        "b_seq": seq,
+        "b_state": state,
+        "b_error": outcome.error,
+        "b_now": now,
+        "b_code": outcome.code,
+        "b_status": outcome.status,
+        "b_response": outcome.response,
+        "b_counts": int(outcome.counts),
+    }
+    row = connection.execute(_FINISH, values).one_or_none()
+    if row is None:
+        stands = connection.execute(select(messages.c.state).where(messages.c.seq == seq)).scalar_one()
+        raise IllegalTransition(MessageState(stands), outcome.event)
     _count(connection, row.destination, depth=-1, bytes_=-row.size, dead=int(state is MessageState.DEAD))
-    connection.execute(
-        update(messages)
-        .where(messages.c.seq == seq)
-        .values(
-            state=state,
-            last_error=outcome.error,
-            updated_at=now,
-            finished_at=now,
-            status_code=outcome.code,
-            status=outcome.status,
-            response=outcome.response,
-            attempts=messages.c.attempts + int(outcome.counts),
-        )
-    )
     if reply is not None:
         keep(connection, reply, now)
     if block_lane:
         connection.execute(_lane_of(update(lanes), row).where(lanes.c.head_seq == seq).values(blocked=True))
         return None
     head = _settle(connection, row.destination, row.lane, seq)
-    if head is None or head.ready_at > now:
-        return None
-    return _kept(connection.execute(select(messages).where(messages.c.seq == head.seq)).one())
+    return None if head is None or head.ready_at > now else head
 
 
 def postpone(connection: Connection, seq: int, event: Event, ready_at: int, error: str, now: int) -> None:
@@ -435,13 +511,8 @@ def _count(
     bounds: Bounds | None = None,
 ) -> None:
     """Let the row of a queue tell of a change; a queue that has none gets it. Raises `Unavailable` beyond `bounds`."""
-    counted = (
-        update(queues)
-        .where(queues.c.destination == destination)
-        .values(depth=queues.c.depth + depth, bytes=queues.c.bytes + bytes_, dead=queues.c.dead + dead)
-        .returning(queues.c.depth, queues.c.bytes)
-    )
-    row = connection.execute(counted).one_or_none()
+    changes = {"b_destination": destination, "b_depth": depth, "b_bytes": bytes_, "b_dead": dead}
+    row = connection.execute(_COUNT, changes).one_or_none()
     if row is None:
         connection.execute(insert(queues).values(destination=destination, depth=depth, bytes=bytes_, dead=dead))
     elif bounds is not None and (row.depth > bounds.depth or row.bytes > bounds.bytes):
@@ -458,27 +529,21 @@ def _lane_of(statement: Any, row: Any) -> Any:
 
 
 def _open_lane(connection: Connection, destination: str, lane: str, head_seq: int, ready_at: int) -> None:
-    connection.execute(
-        insert(lanes).values(destination=destination, lane=lane, head_seq=head_seq, ready_at=ready_at, blocked=False)
-    )
+    """Make the row of a lane, unless it has one."""
+    row = {"b_destination": destination, "b_lane": lane, "b_seq": head_seq, "b_ready_at": ready_at}
+    connection.execute(_OPEN_LANE, row)
 
 
-def _settle(connection: Connection, destination: str, lane: str, left: int) -> Any:
+def _settle(connection: Connection, destination: str, lane: str, left: int) -> Kept | None:
     """Let a lane's row tell the truth again after message `left` is not queued (any more); answers its new head.
 
     A lane whose head is another message stays as it is: `left` stood behind it.
     """
-    here = (lanes.c.destination == destination) & (lanes.c.lane == lane)
-    if connection.execute(select(lanes.c.head_seq).where(here)).scalar_one_or_none() != left:
+    here: dict[str, Any] = {"b_destination": destination, "b_lane": lane}
+    row = connection.execute(_NEXT, here).one_or_none()
+    here["b_left"] = left
+    if row is None:
+        connection.execute(_CLOSE_LANE, here)
         return None
-    head = connection.execute(
-        select(messages.c.seq, messages.c.ready_at)
-        .where(messages.c.destination == destination, messages.c.lane == lane, _QUEUED)
-        .order_by(messages.c.seq)
-        .limit(1)
-    ).one_or_none()
-    if head is None:
-        connection.execute(delete(lanes).where(here))
-    else:
-        connection.execute(update(lanes).where(here).values(head_seq=head.seq, ready_at=head.ready_at, blocked=False))
-    return head
+    moved = connection.execute(_ADVANCE, here | {"b_seq": row.seq, "b_ready_at": row.ready_at})
+    return _kept(row) if moved.rowcount else None
