@@ -13,6 +13,7 @@ from attrs import frozen
 from twisted.internet import reactor, ssl
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
@@ -129,6 +130,8 @@ class SuiteCase(TestCase):
     def rest(self, url: str, session: Session | None = None, ca: Path | None = None, **options: Any) -> Rest:
         """A client of the suite at `url`."""
         rest = Rest(reactor, url, ca or self.ca, session or Session(), **options)
+        # cleanups go backwards; a connection that was broken off is gone some turns later
+        self.addCleanup(deferLater, reactor, 0.02)
         self.addCleanup(lambda: Deferred.fromCoroutine(rest.close()))
         return rest
 
