@@ -17,7 +17,8 @@ class Context:
 
     `peer` is the daemon name in the caller's certificate, empty without TLS. `metadata` holds the first value of each
     key. `principal` is who asks, as a trusted peer says; None when it does not say. `message_id` is the canonical text
-    of the UUID that names the intent, or None. `call` is what the inbox needs to know of the call.
+    of the UUID that names the intent, or None. `client_address` is where the client of the gateway is, as a trusted peer
+    says; empty when none does. `call` is what the inbox needs to know of the call.
     """
 
     def __init__(self, method: str, peer: str, invocation: Mapping[str, Any], grpc_context: Any) -> None:
@@ -27,6 +28,7 @@ class Context:
         self.principal: policy_pb2.Principal | None = None
         self.message_id: str | None = None
         self._request: Message | None = None
+        self.client_address = ""
         self._grpc = grpc_context
 
     @property
@@ -57,6 +59,8 @@ class Context:
                     f"{self.peer or 'this peer'} may not speak for a principal", reason="UNTRUSTED_PEER"
                 )
             self.principal = _principal(packed)
+        if trusted is None or self.peer in trusted:
+            self.client_address = str(self.metadata.get(metadata.CLIENT_ADDRESS, ""))[:64]
         named = self.metadata.get(metadata.MESSAGE_ID)
         if named is not None:
             try:

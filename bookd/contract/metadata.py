@@ -6,6 +6,8 @@ MESSAGE_ID = "bookd-message-id"
 PRINCIPAL = "bookd-principal-bin"
 # Id of the client's request, for logs; 1 to 128 characters of A-Z a-z 0-9 - _ .
 REQUEST_ID = "bookd-request-id"
+# Address of the client that the gateway speaks for, as text. Believed from the peers that are believed about principals.
+CLIENT_ADDRESS = "bookd-client-address"
 # W3C Trace Context.
 TRACEPARENT = "traceparent"
 # Method path ("/package.Service/Method") that gets the outcome of the call, should the MOM keep it.
@@ -16,4 +18,4 @@ RESPOND_ASYNC = "bookd-respond-async"
 REDELIVERY = "bookd-redelivery"
 
 # What the MOM hands on and stores with a kept call.
-CARRIED = (MESSAGE_ID, PRINCIPAL, REQUEST_ID, TRACEPARENT)
+CARRIED = (MESSAGE_ID, PRINCIPAL, REQUEST_ID, TRACEPARENT, CLIENT_ADDRESS)

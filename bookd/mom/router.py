@@ -194,11 +194,7 @@ class Router:
             fingerprint=fingerprint(method.path, parsed),
             principal=b"" if principal is None else principal.SerializeToString(deterministic=True),
             subject="" if principal is None else principal.subject,
-            metadata={
-                key: str(context.metadata[key])
-                for key in (metadata.REQUEST_ID, metadata.TRACEPARENT)
-                if key in context.metadata
-            },
+            metadata=dict(passed_on(context)),
             reply_to=None if reply_to is None else str(reply_to),
             expire_at=self._spool.now() + self._policy.of(method.delivery).expire_after,
         )
@@ -218,7 +214,17 @@ def carried(context: Context) -> list[tuple[str, str | bytes]]:
         values.append((metadata.MESSAGE_ID, context.message_id))
     if context.principal is not None:
         values.append((metadata.PRINCIPAL, context.principal.SerializeToString()))
-    values += [
-        (key, context.metadata[key]) for key in (metadata.REQUEST_ID, metadata.TRACEPARENT) if key in context.metadata
+    values += passed_on(context)
+    return values
+
+
+def passed_on(context: Context) -> list[tuple[str, str]]:
+    """What else is passed on, and stored with a kept call. The client's address is what the caller was believed of it."""
+    values = [
+        (key, str(context.metadata[key]))
+        for key in (metadata.REQUEST_ID, metadata.TRACEPARENT)
+        if key in context.metadata
     ]
+    if context.client_address:
+        values.append((metadata.CLIENT_ADDRESS, context.client_address))
     return values
