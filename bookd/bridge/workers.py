@@ -1,28 +1,37 @@
 """A bounded pool of threads for what would hold up the reactor: hashing, reading from a database, searching."""
 
+import os
+import sys
 from collections.abc import Callable
 from functools import partial
 from threading import Thread
 from typing import Any, ParamSpec, TypeVar
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
-from bookd.errors import Unavailable
+from bookd.errors import ResourceExhausted, Unavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class Workers(Service):
-    """`size` threads at most; further work waits its turn. Threads exist between startService and stopService."""
+    """`size` threads at most; further work waits its turn, no more than `waiting` pieces of it (None: any number).
+    Threads exist between startService and stopService.
 
-    def __init__(self, reactor: Any, size: int, name: str) -> None:
+    `niceness` is how much threads stand back for others where the system lets a thread have one of its own (Linux).
+    """
+
+    def __init__(self, reactor: Any, size: int, name: str, *, waiting: int | None = None, niceness: int = 0) -> None:
         self._reactor = reactor
         self._size = size
         self._name = name
+        self._most = None if waiting is None else size + waiting
+        self._niceness = niceness
+        self._under_way = 0
         self._pool: ThreadPool | None = None
 
     def startService(self) -> None:
@@ -30,7 +39,7 @@ class Workers(Service):
         super().startService()
         self._pool = ThreadPool(0, self._size, self._name)
         # A daemon that fails in the middle of its start ends, though a thread is at work; stopService waits for them.
-        self._pool.threadFactory = partial(Thread, daemon=True)  # type: ignore[assignment]
+        self._pool.threadFactory = partial(_Thread, daemon=True, niceness=self._niceness)  # type: ignore[assignment]
         self._pool.start()
 
     def stopService(self) -> Deferred[None]:
@@ -51,10 +60,33 @@ class Workers(Service):
         return done
 
     def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        """Call `work` in a thread; the Deferred fires with its result, on the reactor. Fails with Unavailable once
-        stopped. Cancelling the Deferred does not interrupt the thread."""
+        """Call `work` in a thread; the Deferred fires with its result, on the reactor. Fails with `Unavailable` once
+        stopped, and with `ResourceExhausted` when too much waits. Cancelling the Deferred does not interrupt the thread."""
         if self._pool is None:
-            failed: Deferred[T] = Deferred()
-            failed.errback(Unavailable(f"{self._name} is stopped"))
-            return failed
-        return deferToThreadPool(self._reactor, self._pool, work, *args, **kwargs)
+            return fail(Unavailable(f"{self._name} is stopped"))
+        if self._most is not None and self._under_way >= self._most:
+            return fail(ResourceExhausted("too much is waiting; try again later", reason="BUSY", retry_after=1.0))
+        self._under_way += 1
+
+        def ended() -> None:
+            self._under_way -= 1
+
+        def run() -> T:
+            try:
+                return work(*args, **kwargs)
+            finally:
+                self._reactor.callFromThread(ended)
+
+        return deferToThreadPool(self._reactor, self._pool, run)
+
+
+class _Thread(Thread):
+    def __init__(self, *args: Any, niceness: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._niceness = niceness
+
+    def run(self) -> None:
+        """Stand back, then work."""
+        if self._niceness and sys.platform == "linux":
+            os.setpriority(os.PRIO_PROCESS, self.native_id or 0, self._niceness)
+        super().run()
