@@ -165,7 +165,8 @@ class Users(Service, kw_only=True):
     """The users."""
 
     database: str = "data/users.sqlite"
-    # Folder of the private keys (Ed25519, PKCS#8 PEM) that sign access tokens, one file a key; the newest signs.
+    # Folder of the private keys (Ed25519, PKCS#8 PEM) that sign access tokens, one file a key; the newest signs. It is
+    # looked at again once a second.
     keys: str = "keys"
     issuer: str = "bookd"
     audience: str = "bookd"
@@ -173,6 +174,11 @@ class Users(Service, kw_only=True):
     refresh_lifetime: Seconds = 30 * 86400.0
     # The first administrator: a JSON file {username, password}, read when there is no user yet.
     admin: str = "secrets/admin.json"
+    # Passwords that are hashed at a time, and that wait for it; beyond that a log-in is refused, with Retry-After.
+    hashers: Count = 2
+    hashes_waiting: Count = 200
+    # Who logged in, was refused, changed roles or passwords, and ended sessions.
+    audit: str = "log/users.audit.jsonl"
 
 
 class Config(_Table, kw_only=True):

@@ -1,19 +1,26 @@
 """The Ed25519 keys that sign access tokens.
 
-Each is a file `<kid>.pem` in one folder: PKCS#8, mode 0600, and above it a line that says when it was made. The kid is the
-key's RFC 7638 thumbprint, so a file that bears another key's name is found out. The newest signs. The others are published
-still, so that tokens they signed stay good: adding a file rotates the key, and removing one, a token's lifetime later,
-retires it.
+Each is a file `<kid>.pem` in one folder: PKCS#8, mode 0600, and above it a line that says from when on it signs. The kid is
+the key's RFC 7638 thumbprint, so a file that bears another key's name is found out. The newest whose time has come signs.
+The others are published still, so that tokens they signed stay good: adding a file rotates the key, and removing one, a
+token's lifetime after the next one began to sign, retires it.
+
+A rotation publishes the new key first, and lets it sign a little later, when every gateway has read of it. Each step leaves
+the folder usable, wherever it is interrupted, and one of `rotate` and `prune` is at work at a time.
 """
 
 import os
 import stat
 from base64 import urlsafe_b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from fcntl import LOCK_EX, flock
 from hashlib import sha256
+from itertools import pairwise
 from json import dumps
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from attrs import field, frozen
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -36,7 +43,7 @@ class KeysError(Exception):
 
 @frozen
 class SigningKey:
-    """A private key, its id, and when it was made (microseconds since the epoch)."""
+    """A private key, its id, and from when on it signs (microseconds since the epoch)."""
 
     kid: str
     created_at: int
@@ -52,6 +59,47 @@ def generate(now: int) -> SigningKey:
 def thumbprint(x: str) -> str:
     """The RFC 7638 thumbprint of the Ed25519 public key `x` (base64url): its required members, sorted, without spaces."""
     return _base64url(sha256(f'{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}'.encode()).digest())
+
+
+def signing(keys: Sequence[SigningKey], now: int) -> SigningKey:
+    """The one of the keys, newest first, that signs at `now`; the oldest while none's time has come."""
+    return next((key for key in keys if key.created_at <= now), keys[-1])
+
+
+def rotate(folder: Path, now: int, signs_in: float) -> SigningKey:
+    """Add a key that signs from `signs_in` seconds after `now` on. Raises `KeysError` or OSError."""
+    with _alone(folder):
+        fresh = generate(now + round(signs_in * 1e6))
+        publish(folder, [*load(folder), fresh])
+        write(folder, fresh)
+    return fresh
+
+
+def prune(folder: Path, now: int, lifetime: float) -> Sequence[SigningKey]:
+    """Remove the keys whose tokens, good for `lifetime` seconds, are all over at `now`; answers which. Raises `KeysError`
+    or OSError."""
+    with _alone(folder):
+        found = load(folder)
+        over = [old for new, old in pairwise(found) if new.created_at + round(lifetime * 1e6) <= now]
+        for key in over:
+            (folder / f"{key.kid}.pem").unlink()
+        # Also when there was nothing to remove: it may hold the public half of a key that was never written.
+        publish(folder, [key for key in found if key not in over])
+    return over
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until nobody else changes the keys in `folder`, and hold others off."""
+    try:
+        held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise KeysError(f"{folder}: {error.strerror}") from error
+    try:
+        flock(held, LOCK_EX)
+        yield
+    finally:
+        os.close(held)
 
 
 def newest_first(keys: Iterable[SigningKey]) -> tuple[SigningKey, ...]:
@@ -77,31 +125,51 @@ def jwks(keys: Iterable[SigningKey]) -> dict[str, list[dict[str, str]]]:
 
 
 def write(folder: Path, key: SigningKey) -> Path:
-    """Write the key to its file in `folder`, for the owner's eyes only. Never overwrites: raises `FileExistsError`."""
+    """Write the key to its file in `folder`, for the owner's eyes only. Never overwrites: raises `FileExistsError`.
+    Readers see no half of it."""
     path = folder / f"{key.kid}.pem"
     made = datetime.fromtimestamp(key.created_at / 1_000_000, UTC).isoformat(timespec="microseconds")
     pem = key.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(f"{_CREATED}{made}\n".encode() + pem)
-        file.flush()
-        os.fsync(file.fileno())
+    with _scratch(folder, f"{_CREATED}{made}\n".encode() + pem) as scratch:
+        os.link(scratch, path)
+    _settle(folder)
     return path
 
 
 def publish(folder: Path, keys: Iterable[SigningKey]) -> Path:
     """Write the public JWK set of `keys` to `jwks.json` in `folder`. A reader sees the old file or the new one."""
     path = folder / JWKS
-    fresh = folder / f".{JWKS}.new"
-    with fresh.open("w", encoding="utf-8") as file:
-        file.write(dumps(jwks(keys), indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    with _scratch(folder, dumps(jwks(keys), indent=2).encode() + b"\n") as scratch:
+        scratch.replace(path)
+    _settle(folder)
     return path
 
 
+@contextmanager
+def _scratch(folder: Path, content: bytes) -> Iterator[Path]:
+    """A file of mode 0600 with this content, on disk, under a name that nobody looks for."""
+    with NamedTemporaryFile(dir=folder, prefix=".new-", delete=False) as file:
+        path = Path(file.name)
+        try:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _settle(folder: Path) -> None:
+    """Let the names in `folder` be on disk."""
+    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(held)
+    finally:
+        os.close(held)
+
+
 def load(folder: Path) -> Sequence[SigningKey]:
-    """All keys in `folder`, the one that signs first. Raises `KeysError`."""
+    """All keys in `folder`, the newest first. Raises `KeysError`."""
     try:
         paths = sorted(folder.glob("*.pem"))
         if not folder.is_dir():

@@ -1,47 +1,40 @@
 """Answers the rpcs of UsersService."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import TypeVar
 
-from attrs import frozen
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import Connection
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from bookd.bridge.audit import Record, nothing
 from bookd.bridge.context import Context
 from bookd.bridge.crossing import shield
 from bookd.bridge.desk import Desk
 from bookd.bridge.workers import Workers
 from bookd.contract import paging
 from bookd.contract.call import Call, fingerprint
-from bookd.errors import NotFound, Unauthenticated
+from bookd.errors import BookdError
 from bookd.storage import inbox
 from bookd.storage.announce import announce
-from bookd.users import rules, store, tokens
-from bookd.users.keys import SigningKey, jwks
+from bookd.users import rules, sessions, store, tokens
+from bookd.users.keyring import Keyring
+from bookd.users.keys import jwks
 from bookd.users.passwords import Passwords
-from bookd.users.rules import Change, NewUser, Verdict
+from bookd.users.rules import Change, NewUser
+from bookd.users.sessions import SOURCE, Sessions
 from bookd.users.store import User
 from bookd.wire.users.v1 import users_pb2, users_pb2_grpc
 from bookd.wire.users.v1.events_pb2 import UserDeleted
 
-SOURCE = "bookd.users.v1.UsersService"
-
-
-@frozen
-class Settings:
-    """What tokens say and how long they last, in seconds."""
-
-    issuer: str
-    audience: str
-    access_lifetime: float
-    refresh_lifetime: float
+T = TypeVar("T")
 
 
 class UsersServicer(users_pb2_grpc.UsersServiceServicer):
-    """Users over a desk. Passwords are hashed by `workers`; the first of `keys` signs. `wake` tells the relay that there may
-    be something to send."""
+    """Users over a desk. Passwords are hashed by `workers`, sessions are opened and ended by `sessions`; `wake` tells the
+    relay that there may be something to send."""
 
     log = Logger()
 
@@ -49,22 +42,24 @@ class UsersServicer(users_pb2_grpc.UsersServiceServicer):
         self,
         desk: Desk,
         workers: Workers,
+        sessions: Sessions,
         *,
         passwords: Passwords,
-        keys: Sequence[SigningKey],
-        settings: Settings,
+        keyring: Keyring,
         now: Callable[[], int],
         new_id: Callable[[], str],
         wake: Callable[[], None],
+        audit: Record = nothing,
     ) -> None:
         self._desk = desk
         self._workers = workers
+        self._sessions = sessions
         self._passwords = passwords
-        self._keys = keys
-        self._settings = settings
+        self._keyring = keyring
         self._now = now
         self._new_id = new_id
         self._wake = wake
+        self._audit = audit
 
     async def RegisterUser(self, request: users_pb2.RegisterUserRequest, context: Context) -> users_pb2.User:
         """Register a customer."""
@@ -89,42 +84,28 @@ class UsersServicer(users_pb2_grpc.UsersServiceServicer):
         """Open a session for whoever knows the password."""
         rules.require("username", request.username)
         rules.require("password", request.password)
-        user: User | None = None
-        if rules.is_username(request.username):
-            user = await self._desk.read(store.by_username, request.username)
-        stored = user.password_hash if user is not None else None
-        if not await self._workers.run(self._passwords.verify, stored, request.password) or user is None:
-            raise Unauthenticated("wrong username or password", reason="BAD_CREDENTIALS")
-        now = self._now()
-        if self._passwords.stale(user.password_hash):
-            renewed = await self._workers.run(self._passwords.hash, request.password)
-            await self._desk.write(store.renew_hash, user.user_id, user.password_hash, renewed)
-        session_id, token = self._new_id(), tokens.refresh()
-        try:
-            user = await self._desk.write(
-                store.open_session, user.user_id, session_id, tokens.digest(token), self._refresh_expiry(now), now
-            )
-        except NotFound:
-            raise Unauthenticated("wrong username or password", reason="BAD_CREDENTIALS") from None
-        return self._session(user, session_id, token, now)
+        return await self._sessions.open(request.username, request.password, context)
 
     async def Refresh(self, request: users_pb2.RefreshRequest, context: Context) -> users_pb2.Session:
         """Trade a refresh token for a new pair."""
         rules.require("refresh_token", request.refresh_token)
-        now, token = self._now(), tokens.refresh()
-        verdict, opened = await self._desk.write(
-            store.trade, tokens.digest(request.refresh_token), tokens.digest(token), self._refresh_expiry(now), now
-        )
-        if opened is None:
-            if verdict is Verdict.REUSED:
-                self.log.warn("a refresh token came twice; its session has ended")
-            raise Unauthenticated("the refresh token is not good any more", reason="REFRESH_TOKEN_INVALID")
-        return self._session(opened.user, opened.session_id, token, now)
+        try:
+            return await self._sessions.trade(request.refresh_token, context)
+        finally:
+            self._wake()
 
     async def Revoke(self, request: users_pb2.RevokeRequest, context: Context) -> Empty:
         """End a session."""
         rules.require("refresh_token", request.refresh_token)
-        await self._desk.write(store.revoke, tokens.digest(request.refresh_token))
+        ended = await self._told(self._desk.write(sessions.end, tokens.digest(request.refresh_token), self._now()))
+        if ended is not None:
+            self._record("log-out", context, target=ended.user.user_id, session=ended.session_id)
+        return Empty()
+
+    async def RevokeSessions(self, request: users_pb2.RevokeSessionsRequest, context: Context) -> Empty:
+        """End all sessions of a user."""
+        await self._told(self._desk.write(sessions.end_all, request.user_id, self._now()))
+        self._record("end-sessions", context, target=request.user_id)
         return Empty()
 
     async def ChangePassword(self, request: users_pb2.ChangePasswordRequest, context: Context) -> Empty:
@@ -132,10 +113,14 @@ class UsersServicer(users_pb2_grpc.UsersServiceServicer):
         rules.require("old_password", request.old_password)
         user = await self._desk.read(store.load, request.user_id)
         rules.check_new_password(request, user.username)
-        if not await self._workers.run(self._passwords.verify, user.password_hash, request.old_password):
-            raise Unauthenticated("wrong password", reason="BAD_CREDENTIALS")
+        try:
+            await self._sessions.verify(user.username, user, request.old_password, context)
+        except BookdError as error:
+            self._record("change-password", context, "refused", target=request.user_id, reason=error.reason)
+            raise
         renewed = await self._workers.run(self._passwords.hash, request.new_password)
-        await self._desk.write(store.set_password, request.user_id, renewed, self._now())
+        await self._told(self._desk.write(set_password, user, renewed, self._now()))
+        self._record("change-password", context, target=request.user_id)
         return Empty()
 
     async def GetUser(self, request: users_pb2.GetUserRequest, context: Context) -> users_pb2.User:
@@ -156,47 +141,40 @@ class UsersServicer(users_pb2_grpc.UsersServiceServicer):
     async def UpdateUser(self, request: users_pb2.UpdateUserRequest, context: Context) -> users_pb2.User:
         """Change the fields that the mask names."""
         wanted = rules.change(request)
-        rules.check_may_change(context.principal, wanted)
-        return await self._desk.write(_update, context.call, request.user, wanted, self._now())
+        try:
+            rules.check_may_change(context.principal, wanted)
+        except BookdError as error:
+            self._record("change-roles", context, "refused", target=request.user.user_id, reason=error.reason)
+            raise
+        changed = await self._told(self._desk.write(_update, context.call, request.user, wanted, self._now()))
+        if wanted.roles is not None:
+            self._record("change-roles", context, target=request.user.user_id, roles=" ".join(changed.roles))
+        return changed
 
     async def DeleteUser(self, request: users_pb2.DeleteUserRequest, context: Context) -> Empty:
         """Delete a user and end its sessions."""
-
-        def committed(answer: Empty) -> Empty:
-            self._wake()
-            return answer
-
-        deleting: Deferred[Empty] = self._desk.write(_delete, context.call, request.user_id, self._now())
-        # Whether or not the caller still waits, it is to be told.
-        return await shield(deleting.addCallback(committed))
+        answer = await self._told(self._desk.write(_delete, context.call, request.user_id, self._now()))
+        self._record("delete-user", context, target=request.user_id)
+        return answer
 
     async def GetKeys(self, request: users_pb2.GetKeysRequest, context: Context) -> users_pb2.JsonWebKeySet:
         """The public keys."""
-        keys = [users_pb2.JsonWebKey(**key) for key in jwks(self._keys)["keys"]]
+        keys = [users_pb2.JsonWebKey(**key) for key in jwks(self._keyring.all())["keys"]]
         return users_pb2.JsonWebKeySet(keys=keys)
 
-    def _refresh_expiry(self, now: int) -> int:
-        return now + round(self._settings.refresh_lifetime * 1e6)
+    async def _told(self, writing: Deferred[T]) -> T:
+        """What was written, once it is; whether or not the caller still waits, it is to be told."""
 
-    def _session(self, user: User, session_id: str, refresh_token: str, now: int) -> users_pb2.Session:
-        access_token = tokens.access(
-            self._keys[0],
-            issuer=self._settings.issuer,
-            audience=self._settings.audience,
-            subject=user.user_id,
-            roles=user.roles,
-            session_id=session_id,
-            token_id=self._new_id(),
-            now=now,
-            lifetime=self._settings.access_lifetime,
-        )
-        return users_pb2.Session(
-            access_token=access_token,
-            refresh_token=refresh_token,
-            token_type="Bearer",  # noqa: S106 - RFC 6749's word, no secret
-            expires_in=int(self._settings.access_lifetime),
-            user_id=user.user_id,
-        )
+        def committed(answer: T) -> T:
+            self._wake()
+            return answer
+
+        return await shield(writing.addCallback(committed))
+
+    def _record(self, action: str, context: Context, outcome: str = "done", **about: str) -> None:
+        principal = context.principal
+        who = principal.subject if principal is not None else ""
+        self._audit(action, outcome, subject=who, **about, **sessions.origin(context))
 
 
 def to_message(user: User) -> users_pb2.User:
@@ -229,7 +207,11 @@ def _register(connection: Connection, call: Call, new: NewUser, now: int) -> use
 
 def _update(connection: Connection, call: Call, user: users_pb2.User, wanted: Change, now: int) -> users_pb2.User:
     def work(connection: Connection) -> users_pb2.User:
-        return to_message(store.change(connection, user.user_id, wanted, user.etag, now))
+        before = store.load(connection, user.user_id)
+        after = store.change(connection, user.user_id, wanted, user.etag, now)
+        if after.roles != before.roles:
+            sessions.end_all(connection, user.user_id, now)
+        return to_message(after)
 
     return inbox.once(connection, call, users_pb2.User, now, work)
 
@@ -238,6 +220,13 @@ def _delete(connection: Connection, call: Call, user_id: str, now: int) -> Empty
     def work(connection: Connection) -> Empty:
         store.remove(connection, user_id)
         announce(connection, SOURCE, UserDeleted(user_id=user_id), user_id, "1", now)
+        sessions.tell(connection, user_id, now)
         return Empty()
 
     return inbox.once(connection, call, Empty, now, work)
+
+
+def set_password(connection: Connection, user: User, password_hash: str, now: int) -> None:
+    """Change the password of a user, end the sessions, and tell."""
+    store.set_password(connection, user, password_hash, now)
+    sessions.end_all(connection, user.user_id, now)

@@ -35,7 +35,7 @@ class User:
 
 @frozen
 class Opened:
-    """A session that goes on: whose it is."""
+    """A session, and whose it is."""
 
     session_id: str
     user: User
@@ -119,15 +119,15 @@ def change(connection: Connection, user_id: str, wanted: Change, etag: str, now:
     return load(connection, user_id)
 
 
-def set_password(connection: Connection, user_id: str, password_hash: str, now: int) -> None:
-    """Change a password and end all sessions. Raises `NotFound`."""
-    user = load(connection, user_id)
+def set_password(connection: Connection, user: User, password_hash: str, now: int) -> None:
+    """Change a password. Raises `NotFound`, and `Aborted` when it is not any more the one that `user` has."""
+    if load(connection, user.user_id).password_hash != user.password_hash:
+        raise Aborted("the password has changed meanwhile", reason="PASSWORD_CHANGED")
     connection.execute(
         update(users)
-        .where(users.c.user_id == user_id)
-        .values(password_hash=password_hash, version=user.version + 1, updated_at=now)
+        .where(users.c.user_id == user.user_id)
+        .values(password_hash=password_hash, version=users.c.version + 1, updated_at=now)
     )
-    connection.execute(delete(sessions).where(sessions.c.user_id == user_id))
 
 
 def renew_hash(connection: Connection, user_id: str, stale: str, password_hash: str) -> None:
@@ -152,13 +152,22 @@ def has_admin(connection: Connection) -> bool:
 
 
 def open_session(
-    connection: Connection, user_id: str, session_id: str, digest: bytes, expires_at: int, now: int
+    connection: Connection, known: User, session_id: str, digest: bytes, expires_at: int, now: int
 ) -> User:
-    """Open a session with its first refresh token. Raises `NotFound` for a user that was deleted meanwhile."""
-    user = load(connection, user_id)
-    connection.execute(insert(sessions).values(session_id=session_id, user_id=user_id, created_at=now))
+    """Open a session with its first refresh token. Raises `NotFound` for a user that was deleted meanwhile, or whose
+    password is not any more the one that was compared."""
+    user = load(connection, known.user_id)
+    if user.password_hash != known.password_hash:
+        raise NotFound("the password has changed meanwhile", reason="PASSWORD_CHANGED")
+    connection.execute(insert(sessions).values(session_id=session_id, user_id=user.user_id, created_at=now))
     connection.execute(insert(refresh_tokens).values(digest=digest, session_id=session_id, expires_at=expires_at))
     return user
+
+
+def end_sessions(connection: Connection, user_id: str) -> None:
+    """End all sessions of a user. Raises `NotFound`."""
+    load(connection, user_id)
+    connection.execute(delete(sessions).where(sessions.c.user_id == user_id))
 
 
 def trade(
@@ -166,7 +175,8 @@ def trade(
 ) -> tuple[Verdict, Opened | None]:
     """Trade a refresh token for the one whose digest is `fresh`. The session of a token that was traded before ends.
 
-    Answers the verdict in place of raising it: what a reuse does to the session has to be committed.
+    Answers the verdict in place of raising it: what a reuse does to the session has to be committed. The session is
+    None when there is none to the token.
     """
     row = connection.execute(
         select(refresh_tokens, sessions.c.user_id)
@@ -178,17 +188,21 @@ def trade(
     verdict = judge(row.spent_at, row.expires_at, now)
     if verdict is Verdict.REUSED:
         connection.execute(delete(sessions).where(sessions.c.session_id == row.session_id))
+    opened = Opened(row.session_id, load(connection, row.user_id))
     if verdict is not Verdict.GOOD:
-        return verdict, None
+        return verdict, opened
     connection.execute(update(refresh_tokens).where(refresh_tokens.c.digest == digest).values(spent_at=now))
     connection.execute(insert(refresh_tokens).values(digest=fresh, session_id=row.session_id, expires_at=expires_at))
-    return verdict, Opened(row.session_id, load(connection, row.user_id))
+    return verdict, opened
 
 
-def revoke(connection: Connection, digest: bytes) -> bool:
-    """End the session of a refresh token; False when there was none."""
-    belongs = select(refresh_tokens.c.session_id).where(refresh_tokens.c.digest == digest)
-    return connection.execute(delete(sessions).where(sessions.c.session_id.in_(belongs))).rowcount > 0
+def revoke(connection: Connection, digest: bytes) -> Opened | None:
+    """End the session of a refresh token, and answer what it was; None when there is none."""
+    row = connection.execute(select(sessions).join(refresh_tokens).where(refresh_tokens.c.digest == digest)).first()
+    if row is None:
+        return None
+    connection.execute(delete(sessions).where(sessions.c.session_id == row.session_id))
+    return Opened(row.session_id, load(connection, row.user_id))
 
 
 def purge(connection: Connection, now: int, limit: int) -> int:

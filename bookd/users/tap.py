@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from uuid6 import uuid7
 
 from bookd.bridge import daemon
+from bookd.bridge.audit import AuditLog
 from bookd.bridge.desk import Desk
 from bookd.bridge.relay import Relay, nothing_follows
 from bookd.bridge.workers import Workers
@@ -21,14 +22,16 @@ from bookd.storage.engine import open_engine
 from bookd.storage.migrate import MigrationError, upgrade
 from bookd.users import keys
 from bookd.users.administrator import AdministratorError, ensure
+from bookd.users.keyring import Keyring
 from bookd.users.passwords import Passwords
-from bookd.users.servicer import Settings, UsersServicer
+from bookd.users.servicer import UsersServicer
+from bookd.users.sessions import Sessions, Settings
 from bookd.users.upkeep import Upkeep
 from bookd.wire.users.v1.users_pb2_grpc import add_UsersServiceServicer_to_server
 
 NAME = "bookd-users"
-# Passwords that are hashed at a time; each takes 64 MiB and a processor.
-HASHERS = 2
+# Hashing a password takes a processor for long: whatever else the host does comes first.
+NICENESS = 10
 
 Options = daemon.Options
 log = Logger()
@@ -52,11 +55,12 @@ def makeService(options: daemon.Options) -> IService:
     """
     from twisted.internet import reactor as running
 
+    clock: Any = running
     table, home = daemon.table(options, "users")
     contract = daemon.contract(NAME, home, [])
     passwords = Passwords()
     try:
-        signing = keys.load(home / table.keys)
+        keyring = Keyring(home / table.keys, clock.seconds, now)
         engine = open_engine(table.database if "://" in table.database else home / table.database)
         upgrade(engine, "bookd.users")
         if not ensure(engine, home / table.admin, passwords, new_id(), now()):
@@ -67,7 +71,8 @@ def makeService(options: daemon.Options) -> IService:
     except (OSError, ValueError, MigrationError, keys.KeysError, AdministratorError) as error:
         daemon.fail(NAME, error)
     desk = Desk(running, engine)
-    workers = Workers(running, HASHERS, "users-hasher")
+    workers = Workers(running, table.hashers, "users-hasher", waiting=table.hashes_waiting, niceness=NICENESS)
+    audit = AuditLog(home / table.audit, "users", now)
     settings = Settings(
         issuer=table.issuer,
         audience=table.audience,
@@ -75,8 +80,19 @@ def makeService(options: daemon.Options) -> IService:
         refresh_lifetime=table.refresh_lifetime,
     )
     relay = Relay(running, desk, channel, now=now, apply=nothing_follows)
+    sessions = Sessions(
+        desk, workers, passwords=passwords, keyring=keyring, settings=settings, now=now, new_id=new_id, audit=audit
+    )
     servicer: Any = UsersServicer(
-        desk, workers, passwords=passwords, keys=signing, settings=settings, now=now, new_id=new_id, wake=relay.wake
+        desk,
+        workers,
+        sessions,
+        passwords=passwords,
+        keyring=keyring,
+        now=now,
+        new_id=new_id,
+        wake=relay.wake,
+        audit=audit,
     )
     add_UsersServiceServicer_to_server(servicer, server)
-    return daemon.daemon(NAME, desk, workers, Upkeep(running, desk, now), channel, relay, server)
+    return daemon.daemon(NAME, audit, desk, workers, Upkeep(running, desk, now), channel, relay, server)

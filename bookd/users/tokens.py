@@ -1,7 +1,7 @@
 """The two tokens of a session.
 
 An access token is a short-lived JWT (RFC 7519), signed with EdDSA (RFC 8037): whoever has the public keys verifies it alone,
-and it cannot be called back before it expires. A refresh token is 256 random bits that mean nothing to anybody; the store
+and it can be called back before it expires only where `SessionsRevoked` is heard. A refresh token is 256 random bits that mean nothing to anybody; the store
 knows its SHA-256 only, so a stolen database opens no session.
 """
 
@@ -30,13 +30,14 @@ def access(
 ) -> str:
     """An access token: made at `now` (microseconds), good for `lifetime` seconds."""
     issued = now // MICROSECONDS
+    # A log-in within the second of a revocation is not meant by it, so `iat` has fractions (RFC 7519, NumericDate).
     claims = {
         "iss": issuer,
         "aud": audience,
         "sub": subject,
         "roles": list(roles),
         "sid": session_id,
-        "iat": issued,
+        "iat": now / MICROSECONDS,
         "nbf": issued,
         "exp": issued + int(lifetime),
         "jti": token_id,

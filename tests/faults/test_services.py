@@ -21,7 +21,7 @@ from bookd.testing.workers import ImmediateWorkers
 from bookd.users import store as users_store
 from bookd.users.passwords import Passwords
 from bookd.users.rules import NewUser
-from bookd.users.servicer import Settings, UsersServicer
+from bookd.users.servicer import UsersServicer, set_password
 from bookd.wire.inventory.v1 import inventory_pb2
 from bookd.wire.mom.v1 import message_pb2
 from bookd.wire.mom.v1.event_pb2 import Event
@@ -91,12 +91,13 @@ def users(engine: Engine) -> Process:
     """The users."""
     desk: Any = ImmediateDesk(engine)
     workers: Any = ImmediateWorkers()
+    unused: Any = None  # no story opens a session
     servicer = UsersServicer(
         desk,
         workers,
+        unused,
         passwords=PlainPasswords(),
-        keys=[],
-        settings=Settings("bookd", "bookd", 900.0, 3600.0),
+        keyring=unused,
         now=lambda: NOW,
         new_id=lambda: FIRST,
         wake=lambda: None,
@@ -310,7 +311,8 @@ class UsersTests(FaultsTestCase):
             if there:
                 new = NewUser(FIRST, "ana", "ana@example.org", "Ana", "1 Elm Street", ("customer",), "$argon2id$x")
                 result(process.desk.write(users_store.add, new, NOW))
-                result(process.desk.write(users_store.open_session, FIRST, FIRST, b"1" * 32, NOW + 1, NOW))
+                known = result(process.desk.read(users_store.load, FIRST))
+                result(process.desk.write(users_store.open_session, known, FIRST, b"1" * 32, NOW + 1, NOW))
 
         self.every_fault(Story("bookd.users", users, act, prepare), repeatable=repeatable)
 
@@ -332,11 +334,13 @@ class UsersTests(FaultsTestCase):
         self.write(lambda process: process.call("DeleteUser", request, SECOND))
 
     def test_change_password(self) -> None:
-        """The password changes and the sessions end, or neither."""
-        self.write(
-            lambda process: result(process.desk.write(users_store.set_password, FIRST, "$argon2id$y", NOW)),
-            repeatable=False,
-        )
+        """The password changes, the sessions end and that is told, or nothing."""
+
+        def change(process: Process) -> Any:
+            known = result(process.desk.read(users_store.load, FIRST))
+            return result(process.desk.write(set_password, known, "$argon2id$y", NOW))
+
+        self.write(change, repeatable=False)
 
     def test_refresh(self) -> None:
         """A refresh token is spent and its successor is there, or neither. It is not to be repeated."""

@@ -29,9 +29,11 @@ from bookd.testing.desk import ImmediateDesk
 from bookd.testing.workers import ImmediateWorkers
 from bookd.users import keys
 from bookd.users.administrator import AdministratorError, ensure
+from bookd.users.keyring import Keyring
 from bookd.users.passwords import Passwords
 from bookd.users.schema import metadata
-from bookd.users.servicer import Settings, UsersServicer
+from bookd.users.servicer import UsersServicer
+from bookd.users.sessions import Sessions, Settings
 from bookd.users.upkeep import PERIOD, Upkeep
 from bookd.wire.mom.v1.events_pb2 import PublishRequest
 from bookd.wire.policy.v1 import policy_pb2
@@ -69,21 +71,33 @@ class UsersTestCase(SynchronousTestCase):
         self.woken: list[bool] = []
         self.desk: Any = ImmediateDesk(self.engine)
         workers: Any = ImmediateWorkers()
-        self.servicer = UsersServicer(
-            self.desk,
-            workers,
-            passwords=self.passwords,
-            keys=[self.key],
-            settings=Settings("bookd", "bookd", 900.0, 3600.0),
-            now=lambda: self.time,
-            new_id=lambda: f"0199c0de-0000-7000-8000-{next(numbers):012d}",
-            wake=lambda: self.woken.append(True),
-        )
+        self.folder = Path(self.mktemp())
+        self.folder.mkdir()
+        keys.write(self.folder, self.key)
+        self.clock = Clock()
+        keyring = Keyring(self.folder, self.clock.seconds, lambda: self.time)
+        self.audited: list[dict[str, str]] = []
+        common: Any = {
+            "desk": self.desk,
+            "workers": workers,
+            "passwords": self.passwords,
+            "keyring": keyring,
+            "now": lambda: self.time,
+            "new_id": lambda: f"0199c0de-0000-7000-8000-{next(numbers):012d}",
+            "audit": lambda action, outcome, **about: self.audited.append(
+                {"action": action, "outcome": outcome, **about}
+            ),
+        }
+        sessions = Sessions(settings=Settings("bookd", "bookd", 900.0, 3600.0), **common)
+        self.servicer = UsersServicer(sessions=sessions, wake=lambda: self.woken.append(True), **common)
 
-    def call(self, name: str, request: Any, *, who: Any = None, message_id: str | None = None) -> Deferred[Any]:
+    def call(
+        self, name: str, request: Any, *, who: Any = None, message_id: str | None = None, address: str = ""
+    ) -> Deferred[Any]:
         context = Context(f"/bookd.users.v1.UsersService/{name}", "mom", {}, None)
         context.principal = who
         context.message_id = message_id
+        context.client_address = address
         context.describe(request)
         return Deferred.fromCoroutine(getattr(self.servicer, name)(request, context))
 
@@ -304,7 +318,7 @@ class ChangeTests(UsersTestCase):
         for _ in range(2):
             self.ok("DeleteUser", users_pb2.DeleteUserRequest(user_id=user.user_id), message_id=KEY)
         with self.engine.connect() as connection:
-            (request,) = connection.exec_driver_sql("SELECT request FROM outbox").scalars().all()
+            request, _ = connection.exec_driver_sql("SELECT request FROM outbox ORDER BY seq").scalars().all()
         (event,) = PublishRequest.FromString(request).events
         told = UserDeleted()
         self.assertTrue(event.data.Unpack(told))

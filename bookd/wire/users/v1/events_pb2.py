@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from bookd.wire.policy.v1 import policy_pb2 as bookd_dot_policy_dot_v1_dot_policy__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x62ookd/users/v1/events.proto\x12\x0e\x62ookd.users.v1\x1a\x1c\x62ookd/policy/v1/policy.proto\"4\n\x0bUserDeleted\x12\x0f\n\x07user_id\x18\x01 \x01(\t:\x14\xd2\xd7\x18\x10\n\x07user_id\x12\x05\x61\x64minb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x62ookd/users/v1/events.proto\x12\x0e\x62ookd.users.v1\x1a\x1c\x62ookd/policy/v1/policy.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"4\n\x0bUserDeleted\x12\x0f\n\x07user_id\x18\x01 \x01(\t:\x14\xd2\xd7\x18\x10\n\x07user_id\x12\x05\x61\x64min\"|\n\x0fSessionsRevoked\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12.\n\nrevoked_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x14\xd2\xd7\x18\x10\n\x07user_id\x12\x05\x61\x64minb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,6 +35,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_USERDELETED']._loaded_options = None
   _globals['_USERDELETED']._serialized_options = b'\322\327\030\020\n\007user_id\022\005admin'
-  _globals['_USERDELETED']._serialized_start=77
-  _globals['_USERDELETED']._serialized_end=129
+  _globals['_SESSIONSREVOKED']._loaded_options = None
+  _globals['_SESSIONSREVOKED']._serialized_options = b'\322\327\030\020\n\007user_id\022\005admin'
+  _globals['_USERDELETED']._serialized_start=110
+  _globals['_USERDELETED']._serialized_end=162
+  _globals['_SESSIONSREVOKED']._serialized_start=164
+  _globals['_SESSIONSREVOKED']._serialized_end=288
 # @@protoc_insertion_point(module_scope)

@@ -84,6 +84,12 @@ class RevokeRequest(_message.Message):
     refresh_token: str
     def __init__(self, refresh_token: _Optional[str] = ...) -> None: ...
 
+class RevokeSessionsRequest(_message.Message):
+    __slots__ = ("user_id",)
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    user_id: str
+    def __init__(self, user_id: _Optional[str] = ...) -> None: ...
+
 class ChangePasswordRequest(_message.Message):
     __slots__ = ("user_id", "old_password", "new_password")
     USER_ID_FIELD_NUMBER: _ClassVar[int]

@@ -56,6 +56,11 @@ class UsersServiceStub:
                 request_serializer=bookd_dot_users_dot_v1_dot_users__pb2.RevokeRequest.SerializeToString,
                 response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
                 _registered_method=True)
+        self.RevokeSessions = channel.unary_unary(
+                '/bookd.users.v1.UsersService/RevokeSessions',
+                request_serializer=bookd_dot_users_dot_v1_dot_users__pb2.RevokeSessionsRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
         self.ChangePassword = channel.unary_unary(
                 '/bookd.users.v1.UsersService/ChangePassword',
                 request_serializer=bookd_dot_users_dot_v1_dot_users__pb2.ChangePasswordRequest.SerializeToString,
@@ -115,7 +120,15 @@ class UsersServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Revoke(self, request, context):
-        """Ends the session of a refresh token. Ending it twice changes nothing more.
+        """Ends the session of a refresh token: its access tokens are refused within seconds. Ending it twice changes nothing
+        more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeSessions(self, request, context):
+        """Ends all sessions of a user, whoever holds their tokens.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,7 +156,7 @@ class UsersServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateUser(self, request, context):
-        """Changes the fields of a user that the mask names. Roles are changed by an admin only.
+        """Changes the fields of a user that the mask names. Roles are changed by an admin only, and end the user's sessions.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -184,6 +197,11 @@ def add_UsersServiceServicer_to_server(servicer, server):
             'Revoke': grpc.unary_unary_rpc_method_handler(
                     servicer.Revoke,
                     request_deserializer=bookd_dot_users_dot_v1_dot_users__pb2.RevokeRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'RevokeSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeSessions,
+                    request_deserializer=bookd_dot_users_dot_v1_dot_users__pb2.RevokeSessionsRequest.FromString,
                     response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
             ),
             'ChangePassword': grpc.unary_unary_rpc_method_handler(
@@ -325,6 +343,33 @@ class UsersService:
             target,
             '/bookd.users.v1.UsersService/Revoke',
             bookd_dot_users_dot_v1_dot_users__pb2.RevokeRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bookd.users.v1.UsersService/RevokeSessions',
+            bookd_dot_users_dot_v1_dot_users__pb2.RevokeSessionsRequest.SerializeToString,
             google_dot_protobuf_dot_empty__pb2.Empty.FromString,
             options,
             channel_credentials,
