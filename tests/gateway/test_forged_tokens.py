@@ -68,6 +68,11 @@ def es256(data: bytes) -> bytes:
     return ec.generate_private_key(ec.SECP256R1()).sign(data, ec.ECDSA(SHA256()))
 
 
+def each(*values: Any) -> tuple[Any, ...]:
+    """Values of all kinds."""
+    return values
+
+
 def without(members: dict[str, Any], name: str) -> dict[str, Any]:
     """The members but one."""
     return {key: value for key, value in members.items() if key != name}
@@ -123,7 +128,7 @@ class ForgedTokensTests(SynchronousTestCase):
         ],
         "a key that the token brings along": [
             forged({**HEADER, **extra}, sign=STRANGER.sign)
-            for extra in (
+            for extra in each(
                 {"jwk": jwk(STRANGER, "k1")},
                 {"jwk": jwk(STRANGER, "k2"), "kid": "k2"},
                 {"jku": "https://attacker.example/jwks.json"},
@@ -142,7 +147,7 @@ class ForgedTokensTests(SynchronousTestCase):
         ],
         "critical extensions": [
             forged({**HEADER, **extra})
-            for extra in (
+            for extra in each(
                 {"crit": ["exp"], "exp": NOW},
                 {"crit": ["b64"], "b64": False},
                 {"crit": []},
@@ -155,7 +160,8 @@ class ForgedTokensTests(SynchronousTestCase):
             )
         ],
         "another kind of token": [
-            forged({**HEADER, "typ": kind}) for kind in ("JWE", "logout+jwt", "dpop+jwt", "JOSE", "", 1, ["JWT"], {})
+            forged({**HEADER, "typ": kind})
+            for kind in each("JWE", "logout+jwt", "dpop+jwt", "JOSE", "", 1, ["JWT"], {})
         ],
         "another issuer or audience": [
             *(
@@ -176,7 +182,7 @@ class ForgedTokensTests(SynchronousTestCase):
             *(
                 forged(claims={**CLAIMS, name: value})
                 for name in ("exp", "nbf", "iat")
-                for value in (str(NOW), "", None, True, [NOW], {}, 10**400, -(10**400), 1e308, "1e9")
+                for value in each(str(NOW), "", None, True, [NOW], {}, 10**400, -(10**400), 1e308, "1e9")
             ),
             *(
                 forged(claims=json.dumps({**CLAIMS, name: 0}).replace(f'"{name}": 0', f'"{name}": {value}').encode())
@@ -189,7 +195,7 @@ class ForgedTokensTests(SynchronousTestCase):
             *(forged(claims={**CLAIMS, "roles": roles}) for roles in ("admin", None, {"admin": 1}, [1], [["admin"]])),
             forged(claims={**CLAIMS, "roles": ["staff"] * 33}),
             forged(claims={**CLAIMS, "roles": ["a" * 300]}),
-            *(forged(claims={**CLAIMS, "sid": sid}) for sid in (None, 1, [], "s" * 300)),
+            *(forged(claims={**CLAIMS, "sid": sid}) for sid in each(None, 1, [], "s" * 300)),
         ],
         "members that come twice": [
             *(
