@@ -133,8 +133,13 @@ class Connection(HTTPChannel):
             super().rawDataReceived(data)
 
     def allHeadersReceived(self) -> None:
-        """Refuse a body whose declared length is too large, before the client is told to go on."""
+        """Refuse a body whose declared length is too large, before the client is told to go on, and a request that
+        does not say for which host it is, or for which of two (RFC 9112, section 3.2)."""
         if self._refused:
+            return
+        hosts = self.requests[-1].every("host")
+        if len(hosts) > 1 or (not hosts and self._version == b"HTTP/1.1"):
+            self._respondToBadRequestAndDisconnect()
             return
         if self.length is not None and self.length > self.site.bounds.max_body:
             self.refuse(too_large(self.site.bounds.max_body))

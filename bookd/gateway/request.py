@@ -135,10 +135,7 @@ def too_large(limit: int) -> BookdError:
 
 
 def _readable(request: Request) -> bool:
-    """Whether verb, path and host are such that the router can read them. HTTP/1.1 has one Host (RFC 9112, 3.2)."""
-    hosts = request.every("host")
-    if len(hosts) > 1 or (not hosts and request.clientproto == b"HTTP/1.1"):
-        return False
+    """Whether verb, path and host are such that the router can read them."""
     try:
         unquote_to_bytes(request.path).decode("utf-8")
         request.method.decode("ascii")
