@@ -37,6 +37,8 @@ from bookd.mom.store import Kept, Outcome
 
 # Seconds that the courier keeps still after something of its own failed, such as the disk.
 RECOVERY = 1.0
+# Deliveries that have their answer and wait for the disk, at most: meanwhile the destination need not be idle.
+WRITING = 256
 # Seconds after which a delivery counts as slow.
 SLOW = 0.25
 # Longest pause of a message that a healthy destination keeps refusing, in microseconds.
@@ -74,6 +76,7 @@ class Courier(Service):
         self._deadline = deadline
         self._grace = grace
         self._window = 1
+        self._calls = 0
         self._under_way: dict[str, Deferred[None]] = {}  # by lane
         self._scan: Deferred[None] | None = None
         self._again = False
@@ -114,7 +117,7 @@ class Courier(Service):
         rest = self._still_until - self._clock.seconds()
         if rest > 0:
             self._look_in(rest)
-        elif len(self._under_way) < self._window:
+        elif self._room() > 0:
             # First noted, then begun: messages that are delivered at once wake the courier again.
             scan = self._scan = Deferred()
             Deferred.fromCoroutine(self._look()).addBoth(self._looked, scan)
@@ -126,6 +129,9 @@ class Courier(Service):
     def _back(self) -> None:
         self._window = 1
         self.wake()
+
+    def _room(self) -> int:
+        return min(self._window - self._calls, self._window + WRITING - len(self._under_way))
 
     def _widen(self) -> None:
         self._window = min(self._window + 1, self._concurrency)
@@ -144,7 +150,7 @@ class Courier(Service):
 
     async def _look(self) -> None:
         name = self._destination.name
-        room = self._window - len(self._under_way)
+        room = self._room()
         try:
             found = await self._spool.ready(name, room, frozenset(self._under_way))
         except Exception:
@@ -181,7 +187,7 @@ class Courier(Service):
         del self._under_way[kept.lane]
         ended.callback(None)
         # While no other lane waits for room, the next message of this one needs no look.
-        if following is not None and not self._others_wait:
+        if following is not None and not self._others_wait and self._room() > 0:
             self._begin(following)
         self.wake()
 
@@ -198,11 +204,18 @@ class Courier(Service):
     async def _deliver(self, kept: Kept) -> Kept | None:
         if kept.expire_at <= self._spool.now():
             return await self._finish(kept, expired())
+        self._calls += 1
         try:
             response = await self._destination.call(kept.method, kept.request, self._deadline, carried(kept))
         except BookdError as error:
+            self._calls -= 1
             return await self._failed(kept, error)
+        except CancelledError:
+            self._calls -= 1
+            raise
+        self._calls -= 1
         self._widen()
+        self.wake()
         return await self._finish(kept, operations.succeeded(response))
 
     async def _failed(self, kept: Kept, error: BookdError) -> Kept | None:

@@ -228,6 +228,38 @@ class DeliveryTests(CourierTestCase):
         self.breaker.serving()
         self.assertEqual(len(self.channel.open), 1)
 
+    def test_disk_is_slow(self) -> None:
+        """While outcomes wait for the disk the destination gets more, never more calls at a time than the limit, and
+        nothing of a lane whose outcome waits."""
+        held: list[Callable[[], Any]] = []
+        write = self.spool.desk.write
+
+        def later(work: Any, *args: Any, **kwargs: Any) -> Deferred[Any]:
+            written: Deferred[Any] = Deferred()
+            held.append(lambda: write(work, *args, **kwargs).addBoth(written.callback))
+            return written
+
+        for number in range(60):
+            self.take(number, str(number % 30))
+        self.patch(self.spool.desk, "write", later)
+        self.breaker.serving()
+        for _ in range(30):
+            self.assertLessEqual(len(self.channel.open), self.concurrency)
+            self.answer(min(self.channel.open))
+        self.assertEqual(self.channel.open, {})
+        self.assertEqual(len(held), 30)
+        while held:
+            held.pop(0)()
+            self.assertLessEqual(len(self.channel.open), self.concurrency)
+            if len(self.channel.open) == self.concurrency:
+                self.answer(min(self.channel.open))
+        self.assertEqual(sorted(self.channel.numbers())[:52], list(range(52)))
+        while self.channel.open:
+            self.answer(min(self.channel.open))
+            while held:
+                held.pop(0)()
+        self.assertEqual(sorted(self.channel.numbers()), list(range(60)))
+
     def test_forwarding_has_precedence(self) -> None:
         """While a call of a lane is forwarded nothing of that lane is delivered; the courier hears when it may be."""
         self.breaker.serving()
