@@ -78,9 +78,11 @@ def opened(path: Path) -> Iterator[Engine]:
 
 
 def everything(engine: Engine) -> State:
-    """All rows of all tables, indexes of words included."""
+    """All rows of all tables, indexes of words included; not which numbers were given out and never used."""
     with engine.connect() as connection:
-        names = connection.exec_driver_sql("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")
+        names = connection.exec_driver_sql(
+            "SELECT name FROM sqlite_schema WHERE type = 'table' AND name <> 'sqlite_sequence' ORDER BY name"
+        )
         return {
             name: sorted((tuple(row) for row in connection.exec_driver_sql(f'SELECT * FROM "{name}"')), key=repr)
             for name in names.scalars()

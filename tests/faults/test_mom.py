@@ -34,7 +34,6 @@ class Process:
         self.desk = self.make_desk(engine)
         self.spool = Spool(self.desk, lambda: NOW)
         self.broker = Broker(post(), self.spool, POLICY)
-        self.do(self.spool.load())
 
     def make_desk(self, engine: Engine) -> Any:
         """A desk that works at once."""
