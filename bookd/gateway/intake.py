@@ -45,12 +45,16 @@ class Asked:
 
     binding: Binding
     message: Message
+    # As it came, for the names of fields in it.
+    body: bytes
     read: bool
     # Seconds for the call; and what the client itself named, which is all that bounds a stream.
     seconds: float
     named: float | None
     preferences: headers.Preferences
     metadata: Metadata
+    # Raises `Unauthenticated` once the client's token has expired or is revoked.
+    allowed: Callable[[], object]
 
     @property
     def method(self) -> Method:
@@ -75,7 +79,8 @@ class Intake:
         request.route = binding.template.text
         if method.access.audience != policy_pb2.AUDIENCE_PUBLIC:
             request.vary.add("Authorization")
-        principal = self._tokens.principal(one(request, "authorization"))
+        authorization = one(request, "authorization")
+        principal = self._tokens.principal(authorization)
         request.subject = principal.subject if principal is not None else ""
         self._rates.identified(request, method, principal, read=verb in READS)
         if principal is None or not method.access.owner_field:
@@ -85,6 +90,8 @@ class Intake:
             raise InvalidArgument("the body must be application/json in UTF-8", reason=problem.MEDIA_TYPE)
         message = binding.bind(variables, request.uri.partition(b"?")[2].decode("utf-8"), body)
         policy.authorize(method, principal, message)
+        request.address = self._rates.address(request)
+        request.privileged = verb not in READS and _by_role(method, principal, message)
         if method.rest.resume_field:
             _resume(message, method.rest.resume_field, one(request, "last-event-id"))
         if verb not in READS:
@@ -94,11 +101,13 @@ class Intake:
         return Asked(
             binding=binding,
             message=message,
+            body=body,
             read=verb in READS,
             seconds=min(named or self._limits.default_deadline, self._limits.max_deadline),
             named=named,
             preferences=preferences,
             metadata=self._metadata(request, verb, method, principal, message, preferences),
+            allowed=lambda: self._tokens.principal(authorization),
         )
 
     def _metadata(
@@ -117,6 +126,7 @@ class Intake:
         if principal is not None:
             found.append((keys.PRINCIPAL, principal.SerializeToString()))
         if verb not in READS:
+            found.append((keys.CLIENT_ADDRESS, request.address))
             found.append((keys.MESSAGE_ID, self._message_id(request, method, principal, message)))
             # With a wait, the client would rather have the outcome than the operation.
             if method.delivery.deferrable and preferences.respond_async and preferences.wait is None:
@@ -140,6 +150,14 @@ class Intake:
             return str(uuid5(_NAMESPACE, f"{principal.subject}\n{key}"))
         asked = f"{method.path}\n{key}\n".encode() + message.SerializeToString(deterministic=True)
         return str(uuid5(_NAMESPACE, f"\n{blake2b(asked, key=self._secret).hexdigest()}"))
+
+
+def _by_role(method: Method, principal: policy_pb2.Principal | None, message: Message) -> bool:
+    """Whether the principal may do this by a role of its own, not because it is about itself."""
+    access = method.access
+    if principal is None or not set(access.roles) & set(principal.roles):
+        return False
+    return not access.owner_field or policy.value_at(message, access.owner_field) != principal.subject
 
 
 def _precondition(message: Message, etag: str | None) -> None:

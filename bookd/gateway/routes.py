@@ -113,7 +113,9 @@ class Gateway:
     @app.handle_errors(Exception)
     def failed(self, request: Any, failure: Failure) -> Any:
         """Any failure, as a problem."""
-        return problem.response(self._told(failure, request), request.request_id)
+        told = self._told(failure, request)
+        request.reason = told.reason
+        return problem.response(told, request.request_id)
 
     async def _serve(self, request: Request) -> Response | None:
         started = self._seconds()
@@ -138,7 +140,7 @@ class Gateway:
         except BookdError as error:
             deferred = operations.kept(error)
             if deferred is None:
-                raise
+                raise asked.binding.spelled(error) from None
             return await self._kept(request, asked, deferred, started)
         return self._success(request, asked, answer)
 
@@ -170,7 +172,10 @@ class Gateway:
                 operation = await operations.wait(self._calls, operation, left, carried)
             if operation.done:
                 request.setHeader("Preference-Applied", applied[0])
-                return self._success(request, asked, operations.outcome(operation))
+                try:
+                    return self._success(request, asked, operations.outcome(operation))
+                except BookdError as error:
+                    raise asked.binding.spelled(error) from None
         if preferences.respond_async:
             applied.append("respond-async")
         more: problem.Headers = {
@@ -183,10 +188,12 @@ class Gateway:
         return answers.json(202, self._encode(operation), more)
 
     async def _stream(self, request: Request, asked: Asked) -> None:
-        """Send what a streaming rpc yields; it ends when the client leaves, or at the deadline that the client named."""
+        """Send what a streaming rpc yields; it ends when the client leaves or may not any more, or at the deadline that
+        the client named."""
         path, kind = asked.method.path, asked.method.response
         named = asked.method.rest.event_id_field
         events = headers.wants_events(request.every("accept"))
+        request.vary.add("Accept")
 
         def frame(raw: bytes) -> bytes:
             message = kind.FromString(raw)
@@ -198,6 +205,7 @@ class Gateway:
             self._calls.stream(path, asked.message.SerializeToString(), asked.named, asked.metadata),
             frame,
             lambda error: self._told(Failure(error), request),
+            asked.allowed,
             events=events,
         )
 

@@ -9,6 +9,9 @@ last line, `{"error": problem}`, or an event named `error`.
 Where the rpc's policy names a field as the id of an event, events have that id, so that a client whose connection broke
 can resume (HTML, section 9.2). A silent stream of events sends a comment now and then, which shows both sides that the
 other is there.
+
+A stream ends when its client's access token expires or is revoked, which is looked at every few seconds. It says so as any
+failure is told, and the client may come again with a new token.
 """
 
 import json
@@ -31,6 +34,8 @@ EVENTS = "text/event-stream"
 _HEAD_AFTER = 1.0
 # Seconds between the comments in a stream of events.
 HEARTBEAT = 15.0
+# Seconds between two looks at whether the client still may.
+RECHECK = 2.0
 # What the id of an event cannot hold.
 _BREAKS = re.compile("[\\r\\n\\0]")
 
@@ -81,16 +86,23 @@ class Streams(Service):
         return stopped
 
     async def pour(
-        self, request: Request, responses: Any, frame: Callable[[bytes], bytes], told: Told, *, events: bool
+        self,
+        request: Request,
+        responses: Any,
+        frame: Callable[[bytes], bytes],
+        told: Told,
+        allowed: Callable[[], object],
+        *,
+        events: bool,
     ) -> None:
         """Send what the call yields, each message framed by `frame`. Raises the call's failure while nothing was sent.
 
-        `told` makes of a failure what the client may hear.
+        `told` makes of a failure what the client may hear. `allowed` raises what ends the stream.
         """
         if not self.running:
             responses.cancel()
             raise Unavailable("the gateway is stopping", reason="STOPPING", retry_after=1.0)
-        stream = _Stream(request, responses, events=events, reactor=self._reactor)
+        stream = _Stream(request, responses, allowed, events=events, reactor=self._reactor)
         self._open.add(stream)
         try:
             await stream.pour(frame, told)
@@ -99,16 +111,21 @@ class Streams(Service):
 
 
 class _Stream:
-    def __init__(self, request: Request, responses: Any, *, events: bool, reactor: Any) -> None:
+    def __init__(
+        self, request: Request, responses: Any, allowed: Callable[[], object], *, events: bool, reactor: Any
+    ) -> None:
         self._request = request
         self._responses = responses
+        self._allowed = allowed
         self._events = events
         self._started = False
         self._stopped = False
+        self._failure: Exception | None = None
         self._valve = Valve(responses.cancel)
         self._reactor = reactor
         # First the head, if nothing comes; then the comments.
         self._timer = reactor.callLater(_HEAD_AFTER, self._beat)
+        self._watch = reactor.callLater(RECHECK, self._look)
 
     def stop(self) -> None:
         """End the stream as if the call had ended."""
@@ -120,29 +137,48 @@ class _Stream:
         request = self._request
         request.registerProducer(self._valve, True)
         try:
-            async for raw in self._responses:
+            await self._send(frame)
+            if self._failure is None:
                 self._begin()
-                request.write(frame(raw))
+            elif not self._started or request.channel is None:
+                raise self._failure
+            else:
+                text = json.dumps(problem.fields(told(self._failure), request.request_id)).encode()
+                request.write(
+                    b"event: error\ndata: " + text + b"\n\n" if self._events else b'{"error": ' + text + b"}\n"
+                )
+        finally:
+            for timer in (self._timer, self._watch):
+                if timer.active():
+                    timer.cancel()
+            self._responses.cancel()
+            if request.channel is not None:
+                request.unregisterProducer()
+
+    async def _send(self, frame: Callable[[bytes], bytes]) -> None:
+        try:
+            async for raw in self._responses:
+                if self._stopped:
+                    break
+                self._begin()
+                self._request.write(frame(raw))
                 closed = self._valve.passable()
                 if closed is not None:
                     await closed
                 if self._stopped:
                     break
-            self._begin()
         except Exception as error:
-            if self._stopped:
-                self._begin()
-                return
-            if not self._started or request.channel is None:
-                raise
-            text = json.dumps(problem.fields(told(error), request.request_id)).encode()
-            request.write(b"event: error\ndata: " + text + b"\n\n" if self._events else b'{"error": ' + text + b"}\n")
-        finally:
-            if self._timer.active():
-                self._timer.cancel()
-            self._responses.cancel()
-            if request.channel is not None:
-                request.unregisterProducer()
+            if not self._stopped:
+                self._failure = error
+
+    def _look(self) -> None:
+        try:
+            self._allowed()
+        except BookdError as error:
+            self._failure = error
+            self.stop()
+        else:
+            self._watch = self._reactor.callLater(RECHECK, self._look)
 
     def _begin(self) -> None:
         if not self._started and self._request.channel is not None:

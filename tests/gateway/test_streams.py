@@ -2,14 +2,15 @@
 
 import json
 from collections.abc import AsyncIterator
+from time import time
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
 from bookd.errors import Cancelled, NotFound
-from bookd.gateway import streams
+from bookd.gateway import streams, tokens
 from tests.gateway.kites import SERVICE
-from tests.gateway.serving import Call, GatewayTestCase
+from tests.gateway.serving import Call, GatewayTestCase, bearer
 
 WATCH = SERVICE + "WatchWind"
 PATH = "/kites/v1/wind"
@@ -142,6 +143,70 @@ class StreamTests(GatewayTestCase):
         await self.ask("GET", PATH)
         await self.ask("GET", PATH, headers={"Request-Timeout": "300"})
         self.assertEqual([call.timeout for call in self.channel.calls], [None, 300.0])
+
+    async def test_expired(self) -> None:
+        """A stream ends soon after the token of its client: with a last line or event that says so, and the call ends."""
+        self.patch(streams, "RECHECK", 0.05)
+        self.patch(tokens, "LEEWAY", 0.0)
+        for kind in (streams.NDJSON, streams.EVENTS):
+            self.channel.cancelled.clear()
+            self.channel.answers[WATCH] = self.endless
+            sent = {"Accept": kind, **bearer("ada", exp=int(time()) + 1)}
+            answer = await self.ask("GET", PATH, headers=sent)
+            self.assertEqual((answer.status, answer.header("Vary")), (200, "Accept"))
+            last = answer.body.strip().splitlines()[-1].decode().removeprefix("data: ")
+            told = json.loads(last)
+            problem = told if kind == streams.EVENTS else told["error"]
+            self.assertEqual((problem["status"], problem["type"]), (401, "urn:bookd:problem:TOKEN_EXPIRED"))
+            self.assertEqual(self.channel.cancelled, [WATCH])
+
+    async def test_expired_before_the_first(self) -> None:
+        """While nothing was sent it is a plain problem."""
+        self.patch(streams, "RECHECK", 0.05)
+        self.patch(streams, "_HEAD_AFTER", 10.0)
+
+        async def gusts(call: Call) -> AsyncIterator[Any]:
+            calm: Deferred[None] = Deferred()
+            self.channel.on_cancel = lambda: calm.errback(Cancelled("the call was cancelled"))
+            await calm
+            yield self.message("Gust")
+
+        self.channel.answers[WATCH] = gusts
+        self.patch(self.tokens, "_revoked", lambda subject, session, issued: len(self.channel.calls) > 0)
+        answer = await self.ask("GET", PATH, headers=bearer("ada"))
+        self.assert_problem(answer, 401, "UNAUTHENTICATED")
+
+    async def test_expired_in_front_of_a_closed_valve(self) -> None:
+        """A client that does not read is not waited for."""
+        self.patch(streams, "RECHECK", 0.05)
+
+        async def gusts(call: Call) -> AsyncIterator[Any]:
+            while True:
+                yield self.message("Gust", note="x" * 100_000)
+
+        self.channel.answers[WATCH] = gusts
+        full: list[bool] = []
+        self.patch(self.tokens, "_revoked", lambda subject, session, issued: bool(full))
+        client = await self.raw()
+        authorization = bearer("ada")["Authorization"].encode()
+        request = b"GET /kites/v1/wind HTTP/1.1\r\nHost: localhost\r\nAuthorization: " + authorization + b"\r\n\r\n"
+        client.transport.write(request)
+        await self.until(lambda: client.received)
+        client.transport.pauseProducing()
+        await self.pause(0.2)
+        full.append(True)
+        await self.until(lambda: WATCH in self.channel.cancelled)
+        client.transport.resumeProducing()
+        await self.until(lambda: b"TOKEN_REVOKED" in client.received)
+
+    async def test_without_a_token(self) -> None:
+        """Who needs no token has no end."""
+        self.patch(streams, "RECHECK", 0.02)
+        self.channel.answers[WATCH] = self.endless
+        client = await self.raw(b"GET /kites/v1/wind HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await self.until(lambda: b"knots" in client.received)
+        await self.pause(0.1)
+        self.assertEqual(self.channel.cancelled, [])
 
     async def test_hang_up(self) -> None:
         """The call ends when the client leaves."""
