@@ -93,7 +93,8 @@ def change(request: inventory_pb2.UpdateBookRequest) -> Change:
     book = request.book
     checks = Checks()
     checks.require(bool(book.book_id), "book.book_id", "must not be empty")
-    named = set(request.update_mask.paths)
+    # Without a mask it is the fields that have a value (AIP-134).
+    named = set(request.update_mask.paths) or {field.name for field, _ in book.ListFields()} & set(UPDATABLE)
     paths = set(UPDATABLE) if named == {"*"} else named - _NOT_TAKEN  # "*" replaces the whole book (AIP-134)
     # A client that sends a price sends all of it; a mask that was made from its JSON may name the parts.
     paths = {"price" if path.startswith("price.") else path for path in paths}

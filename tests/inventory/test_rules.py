@@ -92,8 +92,11 @@ class ChangeTests(RulesTestCase):
         self.assertEqual(self.change("isbn").isbn, "")
 
     def test_empty_mask(self) -> None:
-        """A mask that names nothing to change is refused."""
-        self.assertEqual(self.violated(self.change), ["update_mask"])
+        """Without a mask the fields that have a value are changed (AIP-134); a request that names none is refused."""
+        made = self.change(title="New", isbn="", stock=3)
+        self.assertEqual((made.title, made.isbn), ("New", None))
+        bare = wire.UpdateBookRequest(book=wire.Book(book_id="b", etag="e", stock=3))
+        self.assertEqual(self.violated(rules.change, bare), ["update_mask"])
         self.assertEqual(self.violated(self.change, "etag"), ["update_mask"])
 
     def test_whole_book(self) -> None:
