@@ -26,7 +26,7 @@ from bookd.contract.codec import Encoder, decode_json
 from bookd.contract.codec_decode import Report, filler, is_map, store
 from bookd.contract.codec_encode import Write, field_writer
 from bookd.contract.descriptors import Contract, ContractError, Method
-from bookd.errors import InvalidArgument
+from bookd.errors import BookdError, InvalidArgument, Violation
 
 MAX_PARAMETERS: Final = 200
 _MASK = "update_mask"
@@ -96,6 +96,21 @@ class Binding:
     def encode(self, response: Message) -> bytes:
         """The JSON text of the response, or of the field of it that the rule names."""
         return self._encode(response)
+
+    def spelled(self, error: BookdError) -> BookdError:
+        """The error of a call, with its violations named as the client spelled the fields: those of a body that is one
+        field of the request are named from the body's own top."""
+        top = f"{self.rule.body}."
+        if self._body is None or not any(each.field.startswith(top) for each in error.violations):
+            return error
+        return type(error)(
+            error.message.removeprefix(top),
+            reason=error.reason,
+            violations=[Violation(each.field.removeprefix(top), each.description) for each in error.violations],
+            retry_after=error.retry_after,
+            details=error.details,
+            info=error.info,
+        )
 
     def _bind_body(self, message: Any, content: object, report: Report) -> None:
         if not self.rule.body:

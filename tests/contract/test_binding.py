@@ -7,7 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from bookd.contract.binding import Binding, bindings
 from bookd.contract.descriptors import ContractError
-from bookd.errors import InvalidArgument
+from bookd.errors import InvalidArgument, NotFound, Violation
 from tests.gateway import kites
 
 SHELVES = """
@@ -96,3 +96,21 @@ class BindingTests(SynchronousTestCase):
         ):
             error = self.assertRaises(ContractError, bindings, kites.contract(SHELVES.replace(old, new)))
             self.assertIn("/shelves.v1.ShelfService/Update", str(error))
+
+    def test_spelled(self) -> None:
+        """A service names a field from the top of its request; a client hears of it as its body spells it."""
+        error = NotFound(
+            "shelf.inner.tag: is taken",
+            reason="TAKEN",
+            violations=[Violation("shelf.inner.tag", "is taken"), Violation("update_mask", "is odd")],
+            info={"shelf": "7"},
+            retry_after=2.0,
+        )
+        told = binding("Update").spelled(error)
+        self.assertIsInstance(told, NotFound)
+        self.assertEqual([each.field for each in told.violations], ["inner.tag", "update_mask"])
+        self.assertEqual((told.message, told.reason, told.info), ("inner.tag: is taken", "TAKEN", {"shelf": "7"}))
+        self.assertEqual(told.retry_after, 2.0)
+        self.assertIs(binding("List").spelled(error), error)
+        plain = NotFound("no shelf")
+        self.assertIs(binding("Update").spelled(plain), plain)
