@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import frozen
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
@@ -21,6 +21,8 @@ from bookd.mom.spool import Spool
 
 # Seconds between two looks, and messages that one look handles; a look that found so many is followed by another soon.
 INTERVAL, BATCH, SOON = 5.0, 200, 0.05
+# Messages that are given up at a time, so that they share a commit.
+TOGETHER = 20
 
 
 @frozen
@@ -89,8 +91,10 @@ class Upkeep(Service):
         forgotten = await self._spool.desk.write(journal.purge, now - self._retention.events, BATCH)
         over = await self._spool.desk.read(store.expired, now, BATCH)
         withdrawn = 0
-        for place in over:
-            withdrawn += await self._give_up(place.message_id)
+        for start in range(0, len(over), TOGETHER):
+            places = over[start : start + TOGETHER]
+            given_up = [Deferred.fromCoroutine(self._give_up(place.message_id)) for place in places]
+            withdrawn += sum(await gatherResults(given_up, consumeErrors=True))
         return BATCH in (removed, forgotten, withdrawn)
 
     async def _give_up(self, message_id: str) -> bool:
