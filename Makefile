@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # Where npm is there, buf comes from its registry.
 BUF := $(shell command -v npm >/dev/null 2>&1 && echo npx --yes @bufbuild/buf@1)
 
-.PHONY: run test check protos news clean
+.PHONY: run test check chaos protos news clean
 
 run: $(VENV)/.installed
 	$(BIN)/bookd up
@@ -24,6 +24,14 @@ ifneq ($(BUF),)
 else
 	@echo "buf lint is skipped: there is no npm here"
 endif
+
+# Kills, cuts and starves a suite, and proves that nothing was lost: docs/reliability.md.
+SCENARIO ?= mix
+SECONDS ?= 120
+SEED ?= $(shell date +%s)
+
+chaos: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.chaos --scenario $(SCENARIO) --seconds $(SECONDS) --seed $(SEED)
 
 protos: $(VENV)/.installed-dev
 	$(BIN)/python protos/generate.py

@@ -17,8 +17,9 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
+from tests.chaos.drain import Drain, DrainPlan
 from tests.chaos.history import History
-from tests.chaos.mix import Mix, Plan
+from tests.chaos.mix import REST, Mix, Plan
 from tests.chaos.nemesis import KINDS, PACE
 from tests.chaos.report import Report
 from tests.chaos.theatre import Theatre
@@ -38,6 +39,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pace", type=float, default=PACE, help="seconds between two faults (mix)")
     parser.add_argument("--customers", type=int, default=10)
     parser.add_argument("--orders", type=int, default=10_000, help="orders that are kept (drain)")
+    parser.add_argument("--rest", type=float, default=REST, help="seconds in which all must have ended (mix)")
     parser.add_argument("--sabotage", choices=("forget", "early"), default="", help="break a promise, to see it found")
     parser.add_argument("--keep", action="store_true", help="keep the folder of a sound run too")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
@@ -62,14 +64,20 @@ async def run(reactor: Any, asked: argparse.Namespace, folder: Path) -> Report:
     with (folder / "history.jsonl").open("w", encoding="utf-8") as file:
         begun = reactor.seconds()
         history = History(file, lambda: reactor.seconds() - begun)
-        theatre = Theatre(reactor, folder, history, sabotage=asked.sabotage, own_disks=asked.inside)
+        theatre = Theatre(
+            reactor, folder, history, sabotage=asked.sabotage, own_disks=asked.inside and asked.scenario == "mix"
+        )
         theatre.build()
         try:
+            if asked.scenario == "drain":
+                drained = DrainPlan(seed=asked.seed, orders=asked.orders, compared=min(asked.orders, 2_000))
+                return await Drain(reactor, theatre, history, drained).run()
             plan = Plan(
                 seed=asked.seed,
                 seconds=asked.seconds,
                 kinds=tuple(asked.kinds.split(",")),
                 customers=asked.customers,
+                rest=asked.rest,
                 pace=asked.pace,
             )
             return await Mix(reactor, theatre, history, plan).run()

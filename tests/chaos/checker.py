@@ -34,6 +34,8 @@ FAIR = frozenset(
         ("book.adjust", "OUT_OF_STOCK"),
     }
 )
+# What the MOM says of an operation that it does not know.
+FORGOTTEN = "OPERATION_UNKNOWN"
 # Events that tell of an order, as it goes on.
 PLACED, CONFIRMED, REJECTED, CANCELLED = "OrderPlaced", "OrderConfirmed", "OrderRejected", "OrderCancelled"
 _TOLD = {"CONFIRMED": CONFIRMED, "REJECTED": REJECTED, "CANCELLED": CANCELLED}
@@ -140,7 +142,9 @@ def _counts(operations: Sequence[Operation], writes: Sequence[Operation], effect
 def _refusals(writes: Iterable[Operation]) -> Iterator[Anomaly]:
     for write in writes:
         reason = str(write.result.get("reason", ""))
-        if write.outcome == "refused" and (write.kind, reason) not in FAIR:
+        if write.outcome == "refused" and reason == FORGOTTEN:
+            yield Anomaly(Fault.LOST, f"{_name(write)} was answered 202, and later the MOM did not know {write.name}")
+        elif write.outcome == "refused" and (write.kind, reason) not in FAIR:
             yield Anomaly(Fault.UNEXPECTED, f"{_name(write)} was refused: {write.result.get('status')} {reason}")
         if write.outcome == "unknown" and write.name:
             yield Anomaly(Fault.VANISHED, f"{_name(write)} was answered 202, {write.name}, and never ended")
@@ -423,7 +427,7 @@ def _events(effects: Effects) -> Iterator[Anomaly]:
 def _kept(writes: Iterable[Operation], effects: Effects) -> Iterator[Anomaly]:
     """Whatever was answered 202 is known to the MOM, and ended as the client was told."""
     for write in writes:
-        if not write.name or write.outcome == "unknown":
+        if not write.name or write.outcome == "unknown" or write.result.get("reason") == FORGOTTEN:
             continue
         state = effects.messages.get(write.name.rpartition("/")[2])
         if state is None:

@@ -152,7 +152,7 @@ class Client:
             try:
                 if operation.name and not asks_again:
                     answer = await self.ask(Request("GET", f"/v1/{operation.name}"))
-                    if answer.status == 200 and self._ended(operation, answer.body, told):
+                    if answer.status == 200 and self.ended(operation, answer.body, told):
                         return
                 else:
                     operation.attempts += 1
@@ -173,7 +173,8 @@ class Client:
                 return
             await self._pause(answer.retry_after)
 
-    def _ended(self, operation: Operation, found: Any, told: Callable[[Any], Mapping[str, Any]]) -> bool:
+    def ended(self, operation: Operation, found: Any, told: Callable[[Any], Mapping[str, Any]]) -> bool:
+        """Note the end of an operation that was asked for, if it is done; whether it is."""
         if not found.get("done"):
             return False
         try:

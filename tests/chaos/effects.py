@@ -148,6 +148,24 @@ def unsettled(folder: Path) -> Mapping[str, int]:
     return {what: count for what, count in found.items() if count}
 
 
+@frozen
+class Placed:
+    """How many orders were placed, the `seq` of the last one, and when the first and the last one were, in seconds
+    since the epoch."""
+
+    count: int
+    seq: int
+    times: tuple[float, float]
+
+
+def placed(folder: Path, after: int = 0) -> Placed:
+    """The orders with a `seq` above `after`. The suite may be running."""
+    statement = "SELECT count(*), max(seq), min(created_at), max(created_at) FROM orders WHERE seq > ?"
+    with closing(_open(folder, "orders")) as orders:
+        count, seq, first, last = orders.execute(statement, (after,)).fetchone()
+    return Placed(count, seq or after, ((first or 0) / 1e6, (last or 0) / 1e6))
+
+
 def sound(folder: Path) -> Sequence[str]:
     """What SQLite has to say against the files."""
     said = []

@@ -14,7 +14,7 @@ from tests.chaos import effects
 from tests.chaos.checker import Seen, Verdict, check
 from tests.chaos.client import NOBODY, Client, Request, Somebody
 from tests.chaos.history import History
-from tests.chaos.nemesis import KINDS, schedule
+from tests.chaos.nemesis import KINDS, PACE, schedule
 from tests.chaos.report import Report
 from tests.chaos.theatre import Theatre
 from tests.chaos.workload import PRICE, CustomerHand, Hand, Shelf, StaffHand, insist
@@ -37,7 +37,8 @@ class Plan:
     staff: int = 4
     books: int = 24
     pause: float = 0.05
-    pace: float = 2.2
+    pace: float = PACE
+    rest: float = REST
 
 
 class Mix:
@@ -62,11 +63,11 @@ class Mix:
             hand.stopped = True
         await self._theatre.heal()
         healed = self._reactor.seconds()
-        self._over_at = healed + REST
+        self._over_at = healed + self._plan.rest
         for success, result in await DeferredList(working, consumeErrors=True):
             if not success:
                 result.raiseException()
-        await quiet(self._reactor, self._theatre.data, REST)
+        await quiet(self._reactor, self._theatre.data, self._plan.rest)
         rested = self._reactor.seconds()
         seen = await self._look()
         await self.close()
@@ -79,7 +80,7 @@ class Mix:
             "answers 500": sum(note["event"] == "broken" for note in self._history.notes),
         }
         title = f"mix: seed {self._plan.seed}, {self._plan.seconds:g} s, {len(hands)} hands"
-        return make_report(title, self._theatre, verdict, figures)
+        return make_report(title, self._theatre, verdict, figures, self._plan.kinds)
 
     async def prepare(self) -> tuple[list[Hand], Shelf]:
         """Start the daemons; make the users and the books of the run."""
@@ -186,7 +187,10 @@ async def everything(reactor: Any, client: Client, kind: str) -> list[Any]:
             return found
 
 
-def make_report(title: str, theatre: Theatre, verdict: Verdict, figures: Mapping[str, Any]) -> Report:
-    """The report of a run on a theatre."""
+def make_report(
+    title: str, theatre: Theatre, verdict: Verdict, figures: Mapping[str, Any], asked: Sequence[str] = ()
+) -> Report:
+    """The report of a run on a theatre, where faults of the kinds `asked` were to be."""
     complaints = [*theatre.ended_alone, *theatre.tardy, *effects.sound(theatre.data)]
-    return Report(title, verdict, dict(sorted(theatre.struck.items())), theatre.skipped, complaints, figures)
+    skipped = {kind: why for kind, why in theatre.skipped.items() if kind in asked}
+    return Report(title, verdict, dict(sorted(theatre.struck.items())), skipped, complaints, figures)

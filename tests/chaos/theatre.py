@@ -75,6 +75,7 @@ class Theatre:
         open_ports = {name: link.open() for name, link in self.links.items()}
         stage.configure(self.home, self.ports, open_ports.__getitem__)
         why_not = stage.mount_disks(self.home) if self._own_disks else "no namespace of mounts of its own"
+        self._mounted = not why_not
         if why_not:
             self.skipped["full"] = why_not
         if which("strace") is None:
@@ -126,7 +127,7 @@ class Theatre:
             await daemon.kill()
         for link in self.links.values():
             await link.close()
-        if "full" not in self.skipped:
+        if self._mounted:
             kept = self.home / "data.kept"
             copytree(self.data, kept)
             stage.unmount_disks(self.home)
