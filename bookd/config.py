@@ -98,6 +98,11 @@ class Gateway(_Table, kw_only=True):
     trusted_proxies: list[str] = []
     # Origins whose pages may ask (CORS); "*" for all.
     cors_origins: list[str] = []
+    # The longest that an access token may live: one that was made for longer is refused, and ended sessions are
+    # remembered for so long. No less than `access_lifetime` of the users.
+    token_lifetime: Seconds = 3600.0
+    # Who was refused, and who did what by the right of a role.
+    audit: str = "log/gateway.audit.jsonl"
     grace: Seconds = 2.5
 
 
@@ -170,6 +175,7 @@ class Users(Service, kw_only=True):
     keys: str = "keys"
     issuer: str = "bookd"
     audience: str = "bookd"
+    # No more than `token_lifetime` of the gateway.
     access_lifetime: Seconds = 900.0
     refresh_lifetime: Seconds = 30 * 86400.0
     # The first administrator: a JSON file {username, password}, read when there is no user yet.

@@ -45,8 +45,6 @@ class Asked:
 
     binding: Binding
     message: Message
-    # As it came, for the names of fields in it.
-    body: bytes
     read: bool
     # Seconds for the call; and what the client itself named, which is all that bounds a stream.
     seconds: float
@@ -77,6 +75,7 @@ class Intake:
         """Read, check and authorize a request whose path and verb fit `binding`. Raises what is wrong with it."""
         method = binding.method
         request.route = binding.template.text
+        request.address = self._rates.address(request)
         if method.access.audience != policy_pb2.AUDIENCE_PUBLIC:
             request.vary.add("Authorization")
         authorization = one(request, "authorization")
@@ -90,7 +89,6 @@ class Intake:
             raise InvalidArgument("the body must be application/json in UTF-8", reason=problem.MEDIA_TYPE)
         message = binding.bind(variables, request.uri.partition(b"?")[2].decode("utf-8"), body)
         policy.authorize(method, principal, message)
-        request.address = self._rates.address(request)
         request.privileged = verb not in READS and _by_role(method, principal, message)
         if method.rest.resume_field:
             _resume(message, method.rest.resume_field, one(request, "last-event-id"))
@@ -101,7 +99,6 @@ class Intake:
         return Asked(
             binding=binding,
             message=message,
-            body=body,
             read=verb in READS,
             seconds=min(named or self._limits.default_deadline, self._limits.max_deadline),
             named=named,

@@ -99,8 +99,12 @@ class Rates:
         elif principal is not None:
             _take(self._principal, request, principal.subject)
 
+    def address(self, request: Request) -> str:
+        """The address of the client."""
+        return self._proxies.client(request.channel.host, request.every("x-forwarded-for"))
+
     def _client(self, request: Request) -> str:
-        return client_key(self._proxies.client(request.channel.host, request.every("x-forwarded-for")))
+        return client_key(self.address(request))
 
 
 def _take(buckets: Buckets, request: Request, client: str) -> None:

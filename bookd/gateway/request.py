@@ -22,6 +22,9 @@ _ALWAYS = {
     "X-Content-Type-Options": "nosniff",
     "Strict-Transport-Security": "max-age=31536000",
 }
+_REFUSED = (401, 403)
+# What clients run into day by day: it says nothing about anybody.
+_USUAL = ("", "TOKEN_MISSING", "TOKEN_EXPIRED")
 
 
 class Request(server.Request):
@@ -35,6 +38,10 @@ class Request(server.Request):
     # For the log: the template that matched, and who asked.
     route = ""
     subject = ""
+    # For the audit log: where the client is, why it was refused, and whether it writes by the right of a role.
+    address = ""
+    reason = ""
+    privileged = False
     _received = 0
     _began = 0.0
 
@@ -118,6 +125,16 @@ class Request(server.Request):
     def record(self, status: int) -> None:
         """Write the line of the access log."""
         site = self.site or self.channel.site
+        if self.privileged or (status in _REFUSED and self.reason not in _USUAL):
+            site.audit(
+                f"{self.method.decode('ascii', 'replace')} {self.route or '-'}",
+                "refused" if status in _REFUSED else "done" if status < 400 else f"failed {status}",
+                subject=self.subject,
+                target=self.path.decode("ascii", "replace"),
+                address=self.address,
+                request=self.request_id,
+                reason=self.reason,
+            )
         site.logger.info(
             "{method} {route} {status} in {milliseconds} ms, request {request_id}, subject {subject}",
             method=self.method.decode("ascii", "replace") if self.method else "-",

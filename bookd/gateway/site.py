@@ -8,6 +8,7 @@ from twisted.logger import Logger
 from twisted.web import server
 from twisted.web.resource import IResource
 
+from bookd.bridge.audit import Record, nothing
 from bookd.gateway.connection import Connection
 from bookd.gateway.cors import Cors
 from bookd.gateway.origin import Proxies
@@ -33,11 +34,21 @@ class Bounds:
 
 
 class Site(server.Site):
-    """The factory of connections. `new_id` makes request ids; `cors` knows the pages of others that may ask."""
+    """The factory of connections. `new_id` makes request ids; `cors` knows the pages of others that may ask; `audit` hears
+    of refusals, and of what was done by the right of a role."""
 
     reactor: Any
 
-    def __init__(self, resource: IResource, bounds: Bounds, cors: Cors, *, new_id: Any, reactor: Any) -> None:
+    def __init__(
+        self,
+        resource: IResource,
+        bounds: Bounds,
+        cors: Cors,
+        *,
+        new_id: Any,
+        reactor: Any,
+        audit: Record = nothing,
+    ) -> None:
         super().__init__(
             resource,
             requestFactory=Request,
@@ -51,6 +62,7 @@ class Site(server.Site):
         self.displayTracebacks = False
         self.logger = Logger(namespace="bookd.gateway.access")
         self.new_id = new_id
+        self.audit = audit
         # Each connection with the address that it came from, and how many came from each address.
         self.connections: dict[Connection, str] = {}
         self._of: dict[str, int] = {}

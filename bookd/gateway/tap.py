@@ -17,6 +17,7 @@ from uuid6 import uuid7
 
 from bookd import config
 from bookd.bridge import daemon
+from bookd.bridge.audit import AuditLog
 from bookd.contract import openapi
 from bookd.contract.binding import bindings
 from bookd.contract.codec import encode
@@ -27,10 +28,11 @@ from bookd.gateway.intake import Intake, Limits
 from bookd.gateway.listener import Listener, ServerTLS
 from bookd.gateway.origin import Proxies
 from bookd.gateway.rates import Buckets, Quota, Rates
+from bookd.gateway.revocations import Feed, Revocations
 from bookd.gateway.routes import Gateway, route_table
 from bookd.gateway.site import Bounds, Site
 from bookd.gateway.streams import Streams
-from bookd.gateway.tokens import Keys, Tokens
+from bookd.gateway.tokens import LEEWAY, Keys, Tokens
 
 NAME = "bookd-gateway"
 
@@ -97,7 +99,15 @@ def makeService(options: daemon.Options) -> IService:
         routes = bindings(contract)
         router = route_table(routes)
         document = msgspec.json.encode(openapi.document(contract, routes, title="bookd", version="1"))
-        tokens = Tokens(Keys(home / table.jwks, clock.seconds), table.issuer, table.audience, now)
+        revocations = Revocations(table.token_lifetime + LEEWAY, now)
+        tokens = Tokens(
+            Keys(home / table.jwks, clock.seconds),
+            table.issuer,
+            table.audience,
+            now,
+            revocations.void,
+            table.token_lifetime,
+        )
         tls = ServerTLS(table.https or table.identity, home, clock.seconds)
         channel = daemon.channel(table.mom, table.identity, home, _CHANNEL_GRACE)
         proxies = Proxies(table.trusted_proxies)
@@ -117,9 +127,17 @@ def makeService(options: daemon.Options) -> IService:
         max_wait=table.max_deadline,
         seconds=clock.seconds,
     )
-    site = Site(gateway.app.resource(), bounds(table, proxies), Cors(table.cors_origins), new_id=new_id, reactor=clock)
+    audit = AuditLog(home / table.audit, "gateway", now)
+    site = Site(
+        gateway.app.resource(),
+        bounds(table, proxies),
+        Cors(table.cors_origins),
+        new_id=new_id,
+        reactor=clock,
+        audit=audit,
+    )
     listener = Listener(table.host, table.port, site, tls, grace=table.grace, reactor=clock)
     front = MultiService()
     calls.setServiceParent(front)
     listener.setServiceParent(front)
-    return daemon.daemon(NAME, channel, front, streams)
+    return daemon.daemon(NAME, audit, channel, Feed(channel, revocations, clock), front, streams)

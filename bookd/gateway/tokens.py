@@ -90,7 +90,8 @@ class Keys:
 
 class Tokens:
     """Verifies access tokens of one issuer for one audience. `now` answers microseconds since the epoch; `revoked` knows
-    which tokens are void before their time."""
+    which tokens are void before their time, and `lifetime` is how many seconds one may live, so that such knowledge need
+    not be kept for ever."""
 
     def __init__(
         self,
@@ -99,12 +100,14 @@ class Tokens:
         audience: str,
         now: Callable[[], int],
         revoked: Revoked = lambda subject, session, issued: False,
+        lifetime: float = 3600.0,
     ) -> None:
         self._keys = keys
         self._issuer = issuer
         self._audience = audience
         self._now = now
         self._revoked = revoked
+        self._lifetime = lifetime
 
     def principal(self, authorization: str | None) -> policy_pb2.Principal | None:
         """Whom an `Authorization` header speaks for; None when there is none. Raises `Unauthenticated`."""
@@ -166,6 +169,8 @@ class Tokens:
             raise Unauthenticated("the access token has expired", reason="TOKEN_EXPIRED")
         if now < max(begins, issued) - LEEWAY:
             raise _invalid("the access token is not valid yet")
+        if expires - issued > self._lifetime + LEEWAY:
+            raise _invalid("the access token was made for longer than is believed here")
 
 
 def _object(part: str) -> Mapping[str, Any]:

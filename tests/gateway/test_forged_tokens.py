@@ -178,6 +178,7 @@ class ForgedTokensTests(SynchronousTestCase):
         ],
         "times": [
             *(forged(claims={**CLAIMS, "iat": issued}) for issued in (NOW + 60, NOW + 10**9)),
+            *(forged(claims={**CLAIMS, "exp": expires}) for expires in (NOW + 10**5, NOW + 10**11)),  # for too long
             *(forged(claims={**CLAIMS, "nbf": begins}) for begins in (NOW + 60, NOW + 10**9)),
             *(
                 forged(claims={**CLAIMS, name: value})
