@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
-from attrs import define, field
+from attrs import define, evolve, field
 from google.type.money_pb2 import Money
 from sqlalchemy import Engine
 from twisted.python.failure import Failure
@@ -55,6 +55,14 @@ class Wish:
     def accepted_before(self, other: "Wish") -> bool:
         """Whether it was accepted before the other was asked for."""
         return 0 < self.accepted_at <= other.asked_after
+
+    def copy(self) -> "Wish":
+        """The wish with what is known of it now."""
+        return evolve(self, asking=0)
+
+    def forgotten(self) -> "Wish":
+        """The wish as if nobody had ever answered."""
+        return Wish(self.number, self.user, self.path, self.request, asked_after=self.asked_after)
 
     @property
     def done(self) -> bool:

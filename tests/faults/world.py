@@ -210,14 +210,15 @@ class Line:
 
 
 class World:
-    """The processes, their disks and the network. `engines` are the disks."""
+    """The processes, their disks and the network. `engines` are the disks, `start` is the time in seconds."""
 
     # So that a wrong one can be put in its place.
     inventory_class = InventoryServicer
 
-    def __init__(self, engines: dict[str, Engine], first_id: int = 1) -> None:
+    def __init__(self, engines: dict[str, Engine], first_id: int = 1, start: float = 0) -> None:
         self.engines = engines
         self.clock = Clock()
+        self.clock.advance(start)
         self.ids = count(first_id)
         self.fates: deque[str] = deque()
         self.running: dict[str, Process] = {}
