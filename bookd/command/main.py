@@ -17,8 +17,12 @@ class Lazily(click.Group):
         "up": ("bookd.command.up", "up"),
         "ctl": ("bookd.command.supervise", "ctl"),
         "status": ("bookd.command.supervise", "status"),
+        "keys": ("bookd.command.keys", "keys"),
+        "certs": ("bookd.command.certs", "certs"),
         "import": ("bookd.command.loading", "import_file"),
         "client": ("bookd.command.client", "client"),
+        "backup": ("bookd.command.backup", "backup"),
+        "restore": ("bookd.command.backup", "restore"),
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
