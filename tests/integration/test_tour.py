@@ -1,44 +1,58 @@
-"""The README's tour, its lines run as they stand against a suite in another place."""
+"""The README's tour, line by line, against a suite that `bookd up` runs."""
 
-import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
-from twisted.internet.utils import getProcessOutputAndValue
+from twisted.internet.threads import deferToThread
 
-from tests.suite.running import SuiteTestCase
+from bookd.command.init import PORTS
+from tests.command.test_up import UpCase
 
-README = Path(__file__).parents[2] / "README.md"
-
-
-def commands() -> list[str]:
-    """The tour's curl commands, lines that go on joined."""
-    return [found[0].strip() for found in re.finditer(r"^    curl (?:.*\\\n)*.*$", README.read_text(), re.MULTILINE)]
+ROOT = Path(__file__).parents[2]
+SECONDS = 60
 
 
-class TourTests(SuiteTestCase):
-    """README.md, "A short tour"."""
+class TourTests(UpCase):
+    """What a newcomer types."""
 
-    async def curl(self, command: str, token: str, book: str) -> Any:
-        """The JSON that a command prints. What another home, port and book make different is put in its place."""
-        places = {"var/": f"{self.home}/", "localhost:8081": f"localhost:{self.ports['gateway']}", "…": book}
-        for old, new in places.items():
-            command = command.replace(old, new)
-        shell = ["-c", command.replace("curl ", "curl --silent --show-error --fail-with-body ", 1)]
-        said, errors, status = await getProcessOutputAndValue("/bin/sh", shell, {**os.environ, "TOKEN": token})
-        self.assertEqual(status, 0, f"{command}\n{said!r}\n{errors!r}")
-        return json.loads(said)
+    def script(self) -> str:
+        """All lines of the tour, for another port and home than the README's."""
+        section = (ROOT / "README.md").read_text().partition("## A short tour")[2].partition("\n## ")[0]
+        lines = "\n".join(re.findall(r"```sh\n(.*?)```", section, re.DOTALL))
+        assert lines.count("localhost:8081") > 5, lines
+        port = re.search(r"port = (\d+)", (self.home.path / "bookd.toml").read_text())
+        assert port is not None
+        command = f"{sys.executable} -m bookd.command.main --home {self.home.path}"
+        return (
+            lines.replace(f"localhost:{PORTS['gateway']}", f"localhost:{port[1]}")
+            .replace("var/", f"{self.home.path}/")
+            .replace(".venv/bin/bookd", command)
+            .replace("python3", sys.executable)
+        )
 
     async def test_tour(self) -> None:
-        """Whoever types it in is registered, logged in, finds a book and has ordered it."""
-        register, log_in, search, order = commands()
-        book = await self.book(title="Cien años de soledad", author="Gabriel García Márquez")
-        user = await self.curl(register, "", book)
-        session = await self.curl(log_in, "", book)
-        self.assertEqual(session["user_id"], user["user_id"])
-        found = await self.curl(search, "", book)
-        self.assertEqual([each["book_id"] for each in found["books"]], [book])
-        made = await self.curl(order, session["access_token"], book)
-        self.assertEqual((made["status"], made["shipping_address"]), ("ORDER_STATUS_CONFIRMED", "1 Main St"))
+        """Each line works, and what the README says of the answers is true."""
+        up = self.bookd("up")
+        await up.says("is ready")
+        done = await deferToThread(
+            subprocess.run,
+            ["bash", "-e", "-u", "-o", "pipefail", "-c", self.script()],
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            cwd=ROOT,
+        )
+        said = done.stdout
+        self.assertEqual(done.returncode, 0, said + done.stderr)
+        confirmed, _, rest = said.partition("503")
+        self.assertIn("ORDER_STATUS_CONFIRMED", confirmed)
+        self.assertRegex(rest.lower(), r"retry-after: \d")
+        self.assertIn("ORDER_STATUS_CONFIRMED", rest)
+        self.assertIn('"done":true', rest)
+        self.assertIn("Jane Eyre, revised", rest)
+        up.process.signalProcess("INT")
+        await up.status

@@ -6,7 +6,7 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
-from tests.suite.running import PASSWORD, SuiteTestCase
+from tests.integration.running import PASSWORD, SuiteTestCase
 
 
 class DayTests(SuiteTestCase):

@@ -3,9 +3,11 @@
 from functools import partial
 from typing import Any
 
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import deferLater
 
-from tests.suite.running import SuiteTestCase
+from tests.integration.running import SuiteTestCase
 
 WAYS = ("stop", "kill", "freeze")
 
@@ -189,3 +191,44 @@ class OtherTests(SuiteTestCase):
         self.give_back("gateway")
         await self.ready()
         self.assertEqual((await self.order(who, book_id)).status, 201)
+
+    async def test_draining(self) -> None:
+        """A daemon that is told to stop lets the calls end that are under way: none of a stream of orders is lost or
+        done twice while each daemon is restarted in turn."""
+        who, book_id = await self.customer(), await self.book(stock=1000)
+        running, answers = True, list[Any]()
+
+        async def shop(shopper: int) -> None:
+            number = 0
+            while running:
+                number += 1
+                keyed = {"Idempotency-Key": f'"{shopper}-{number}"'}
+                answer = await self.try_to_ask(
+                    "POST", "/v1/orders", {"items": [{"book_id": book_id, "quantity": 1}]}, who, keyed
+                )
+                while answer is None or answer.status >= 300:  # the gateway or the MOM is away: the same again
+                    await deferLater(reactor, 0.05)
+                    answer = await self.try_to_ask(
+                        "POST", "/v1/orders", {"items": [{"book_id": book_id, "quantity": 1}]}, who, keyed
+                    )
+                answers.append(answer)
+
+        shoppers = gatherResults([Deferred.fromCoroutine(shop(number)) for number in range(4)])
+        for name in ("inventory", "orders", "mom", "gateway"):
+            await deferLater(reactor, 0.3)
+            await self.take(name, "stop")
+            self.give_back(name)
+        await self.ready()
+        running = False
+        await shoppers
+        for answer in answers:
+            if answer.status == 202:
+                await self.until(partial(self.operation_done, who, answer.header("Location")))
+
+        async def all_confirmed() -> bool:
+            listed = await self.done("GET", f"/v1/users/{who.user_id}/orders?page_size=1000", who=who)
+            states = [each["status"] for each in listed["orders"]]
+            return states == ["ORDER_STATUS_CONFIRMED"] * len(answers)
+
+        await self.until(all_confirmed)
+        self.assertEqual(await self.stock(book_id), 1000 - len(answers))
