@@ -85,7 +85,7 @@ def issue(authority: Issued, name: str, hosts: Sequence[str], now: datetime) -> 
             f"the authority is valid from {issuer.not_valid_before_utc} until {issuer.not_valid_after_utc}"
         )
     key = ec.generate_private_key(ec.SECP256R1())
-    names = _alternative_names([f"{name}.{DOMAIN}", "localhost", "127.0.0.1", "::1", *hosts])
+    names = _alternative_names([*_usual(name), *hosts])
     identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     certificate = (
         x509.CertificateBuilder()
@@ -106,6 +106,29 @@ def issue(authority: Issued, name: str, hosts: Sequence[str], now: datetime) -> 
         .sign(signer, SHA256())
     )
     return Issued(certificate.public_bytes(Encoding.PEM) + authority.certificate_pem, _key_pem(key))
+
+
+def ends(certificate_pem: bytes) -> datetime:
+    """When the first certificate of a chain ends, UTC. Raises `ValueError` when there is none."""
+    return x509.load_pem_x509_certificates(certificate_pem)[0].not_valid_after_utc
+
+
+def hosts(certificate_pem: bytes, name: str) -> list[str]:
+    """The DNS names and addresses that the daemon's certificate stands for beyond those that every one has."""
+    leaf = x509.load_pem_x509_certificates(certificate_pem)[0]
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    usual = {host.lower() for host in _usual(name)}
+    return [text for text in (str(each.value) for each in names) if text not in usual]
+
+
+def fits(certificate_pem: bytes, key_pem: bytes) -> bool:
+    """Whether the key is that of the first certificate. Raises `ValueError` when either cannot be read."""
+    leaf = x509.load_pem_x509_certificates(certificate_pem)[0]
+    return load_pem_private_key(key_pem, password=None).public_key() == leaf.public_key()
+
+
+def _usual(name: str) -> list[str]:
+    return [f"{name}.{DOMAIN}", "localhost", "127.0.0.1", "::1"]
 
 
 def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:

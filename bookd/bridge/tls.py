@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 
 from bookd.config import Identity
+from bookd.pki import fits
 
 SUFFIX = ".bookd.internal"
 # auth_context() key that gRPC puts the subject alternative names under.
@@ -21,7 +22,7 @@ def server_credentials(identity: Identity, home: Path) -> grpc.ServerCredentials
     """Credentials of a server that asks every client for a certificate of the same CA.
 
     The files are looked at on every handshake and read again when they changed, so a renewed certificate needs no
-    restart. Raises OSError when one of them cannot be read now.
+    restart. Raises OSError or ValueError when they cannot be used now.
     """
     paths = [home / identity.private_key, home / identity.certificate, home / identity.ca]
     seen = _stamp(paths)
@@ -34,7 +35,7 @@ def server_credentials(identity: Identity, home: Path) -> grpc.ServerCredentials
             if stamp == seen:
                 return None
             renewed = _certificate_configuration(paths)
-        except OSError:
+        except (OSError, ValueError):
             return None  # half-way through a renewal: the old one still serves
         seen = stamp
         return renewed
@@ -48,6 +49,8 @@ def _stamp(paths: Sequence[Path]) -> list[tuple[int, int]]:
 
 def _certificate_configuration(paths: Sequence[Path]) -> grpc.ServerCertificateConfiguration:
     key, chain, authority = (path.read_bytes() for path in paths)
+    if not fits(chain, key):
+        raise ValueError(f"{paths[1]}: the key in {paths[0]} is not this certificate's")
     return grpc.ssl_server_certificate_configuration([(key, chain)], root_certificates=authority)
 
 

@@ -13,6 +13,7 @@ import time
 import xmlrpc.client
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from datetime import UTC, datetime
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +22,7 @@ import click
 from attrs import frozen
 from supervisor.xmlrpc import SupervisorTransport  # type: ignore[import-untyped]
 
+from bookd.command import certs
 from bookd.command.home import DAEMONS, CommandError, Home
 from bookd.command.ports import listens, require_free
 
@@ -258,7 +260,8 @@ def tell(supervisor: Supervisor) -> None:
     for process in supervisor.processes().values():
         where = f"port {listeners[process.name][1]}" if process.name in listeners else ""
         since = f"pid {process.pid}, up {int(time.time()) - process.since} s" if process.pid else process.error
-        click.echo(f"{process.name:<10} {process.state:<9} {where:<11} {since}".rstrip())
+        certificate = certs.remark(supervisor.home, process.name, datetime.now(UTC))
+        click.echo(f"{process.name:<10} {process.state:<9} {where:<11} {since:<24} {certificate}".rstrip())
 
 
 DAEMON = click.argument("daemons", nargs=-1, metavar="[DAEMON]...", type=click.Choice(DAEMONS))
