@@ -3,14 +3,12 @@
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any
 from uuid import uuid4
 
 import grpc
 import grpc.aio
-from attrs import frozen
-from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
@@ -19,34 +17,19 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from bookd.bridge import status
+from bookd.bridge import methods, status
 from bookd.bridge.context import Context
-from bookd.bridge.crossing import Incoming, from_asyncio, to_asyncio
+from bookd.bridge.crossing import from_asyncio
 from bookd.bridge.exchange import Exchange
+from bookd.bridge.methods import Handler, Lookup, Raw, Servicer
 from bookd.bridge.tls import peer_name
 from bookd.bridge.trunk import OVERHEAD
 from bookd.contract.descriptors import Contract, Method
-from bookd.contract.policy import authorize
-from bookd.errors import BookdError, Internal, InvalidArgument, PermissionDenied
+from bookd.errors import BookdError, Internal, PermissionDenied
 
 
 class ListenError(Exception):
     """A server cannot listen; the message names the address and says why."""
-
-
-@frozen
-class RawMethod:
-    """A method that moves bytes: what a proxy serves. `behaviour(request or requests, context)` is of our colour."""
-
-    client_streaming: bool
-    server_streaming: bool
-    behaviour: Callable[[Any, Context], Any]
-
-
-class Lookup(Protocol):
-    """Finds the raw method behind a path that no servicer serves; None when there is none."""
-
-    def __call__(self, path: str, /) -> RawMethod | None: ...
 
 
 class Server(Service):
@@ -83,8 +66,8 @@ class Server(Service):
         self._trusted = None if trusted is None else frozenset(trusted)
         self._grace = grace
         self.max_message = max_message
-        self._handlers: list[_Handler] = []
-        self._unary: dict[str, _Method] = {}
+        self._handlers: list[Handler] = []
+        self._unary: dict[str, methods.Method] = {}
         self._exchange = Exchange(self)
         self._names: list[str] = []
         self._server: grpc.aio.Server | None = None
@@ -97,7 +80,7 @@ class Server(Service):
         """Add the methods of a servicer; protoc's add_…_to_server calls this."""
         for handler in handlers:
             self._names.append(handler.service_name())  # type: ignore[attr-defined]
-            self._handlers.append(_Crossed(self, handler))
+            self._handlers.append(Servicer(self, handler))
 
     def add_registered_method_handlers(self, service: str, methods: Any) -> None:
         """Likewise called by generated code; the generic handlers say it all."""
@@ -105,7 +88,7 @@ class Server(Service):
     def add_generic(self, lookup: Lookup, services: Iterable[str] = ()) -> None:
         """Serve raw methods; `services` are the full names that health and reflection tell of."""
         self._names += services
-        self._handlers.append(_Raw(self, lookup))
+        self._handlers.append(Raw(self, lookup))
 
     # The service.
 
@@ -180,10 +163,14 @@ class Server(Service):
     def context(self, path: str, peer: str, invocation: dict[str, Any], timing: Any) -> Context:
         """The context of a call of a peer that may call; `timing` tells how long that waits."""
         context = Context(path, peer, invocation, timing)
-        context.admit(self._trusted)
+        try:
+            context.admit(self._trusted)
+        except PermissionDenied as error:
+            self.log.warn("refused {path}: {why}", path=path, why=error.message)
+            raise
         return context
 
-    def unary(self, path: str) -> "_Method | None":
+    def unary(self, path: str) -> methods.Method | None:
         """The unary method at `path`."""
         found = self._unary.get(path)
         if found is None:
@@ -211,148 +198,6 @@ class Server(Service):
         """End the call with the status of `error`."""
         told = self.told(path, error)
         await grpc_context.abort(status.grpc_code(told.code), told.message, status.trailing_metadata(told))
-
-
-class _Handler(grpc.GenericRpcHandler):
-    """Finds methods, and gives them to grpc.aio wrapped so that it can run them."""
-
-    def find(self, path: str) -> "_Method | None":
-        """The method at `path`."""
-        raise NotImplementedError
-
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        """Called by grpc.aio."""
-        found = self.find(details.method)
-        return None if found is None else found.wrapped()
-
-
-@frozen
-class _Details:
-    method: str
-    invocation_metadata: tuple[Any, ...] = ()
-
-
-class _Crossed(_Handler):
-    """The handlers of one servicer, with each method wrapped so that grpc.aio can run it."""
-
-    def __init__(self, server: Server, handler: grpc.GenericRpcHandler) -> None:
-        self._server = server
-        self._handler = handler
-
-    def find(self, path: str) -> "_Method | None":
-        details: Any = _Details(path)
-        method: Any = self._handler.service(details)
-        if method is None:
-            return None
-        shape = _shape(method.request_streaming, method.response_streaming)
-        behaviour = getattr(method, shape)
-        return _Method(self._server, path, shape, behaviour, method.request_deserializer, method.response_serializer)
-
-
-class _Raw(_Handler):
-    """Raw methods, which have no serializers."""
-
-    def __init__(self, server: Server, lookup: Lookup) -> None:
-        self._server = server
-        self._lookup = lookup
-
-    def find(self, path: str) -> "_Method | None":
-        raw = self._lookup(path)
-        if raw is None:
-            return None
-        return _Method(self._server, path, _shape(raw.client_streaming, raw.server_streaming), raw.behaviour)
-
-
-def _shape(client_streaming: bool, server_streaming: bool) -> str:
-    return f"{'stream' if client_streaming else 'unary'}_{'stream' if server_streaming else 'unary'}"
-
-
-class _Method:
-    """One method of the server, however it came there."""
-
-    def __init__(
-        self,
-        server: Server,
-        path: str,
-        shape: str,
-        behaviour: Callable[[Any, Context], Any],
-        deserializer: Callable[[bytes], Any] | None = None,
-        serializer: Callable[[Any], bytes] | None = None,
-    ) -> None:
-        self.shape = shape
-        self.serialize: Callable[[Any], bytes] = serializer or bytes
-        self._server = server
-        self._path = path
-        self._behaviour = behaviour
-        self._deserializer = deserializer
-        self._serializer = serializer
-
-    def deserialize(self, request: bytes) -> Any:
-        """The request as the method wants it. Raises `InvalidArgument` when it cannot be read."""
-        try:
-            return request if self._deserializer is None else self._deserializer(request)
-        except DecodeError:
-            raise InvalidArgument(f"this is no request of {self._path}") from None
-
-    def run(self, request: Any, context: Context) -> Any:
-        """Check a call whose request is one message, and run it."""
-        if isinstance(request, Message):
-            rule = self._server.rule(self._path)
-            if rule is not None:
-                authorize(rule, context.principal, request)
-            context.describe(request)
-        return self._behaviour(request, context)
-
-    def wrapped(self) -> grpc.RpcMethodHandler:
-        """The method as grpc.aio runs it."""
-        run = self._stream if self.shape.endswith("stream") else self._answer
-        made: grpc.RpcMethodHandler = getattr(grpc, f"{self.shape}_rpc_method_handler")(
-            run, self._deserializer, self._serializer
-        )
-        return made
-
-    async def _answer(self, request: Any, grpc_context: Any) -> Any:
-        try:
-            return await to_asyncio(self._begin(request, grpc_context))
-        except Exception as error:
-            await self._server.abort(grpc_context, self._path, error)
-
-    async def _stream(self, request: Any, grpc_context: Any) -> None:
-        try:
-            await _pour(self._begin(request, grpc_context), grpc_context.write)
-        except Exception as error:
-            await self._server.abort(grpc_context, self._path, error)
-
-    def _begin(self, request: Any, grpc_context: Any) -> Any:
-        context = self._server.admit(self._path, grpc_context)
-        if self.shape.startswith("stream"):
-            return self._behaviour(Incoming(grpc_context.read, grpc.aio.EOF), context)
-        return self.run(request, context)
-
-
-async def _pour(responses: AsyncIterator[Any], write: Callable[[Any], Any]) -> None:
-    """Write all that an iterator of our colour yields; close it when the call ends before it does."""
-    step: Deferred[Any] = succeed(None)
-    try:
-        while True:
-            step = Deferred.fromCoroutine(_next(responses))
-            try:
-                response = await to_asyncio(step)
-            except StopAsyncIteration:
-                return
-            await write(response)
-    finally:
-        # A step that was cancelled takes a moment to end; until it has, the iterator runs and cannot be closed.
-        ended: Deferred[None] = Deferred()
-        step.addBoth(lambda _: ended.callback(None))
-        await to_asyncio(ended)
-        close = getattr(responses, "aclose", None)
-        if close is not None:
-            await to_asyncio(close())
-
-
-async def _next(responses: AsyncIterator[Any]) -> Any:
-    return await anext(responses)
 
 
 def check_free(host: str, port: int) -> None:

@@ -23,7 +23,7 @@ from twisted.internet.defer import Deferred
 
 from bookd.bridge.context import Context
 from bookd.bridge.crossing import shield
-from bookd.bridge.server import RawMethod
+from bookd.bridge.methods import RawMethod
 from bookd.contract import metadata
 from bookd.contract.call import fingerprint
 from bookd.contract.descriptors import Contract, Method

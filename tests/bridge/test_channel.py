@@ -5,7 +5,8 @@ from typing import Any
 from twisted.trial.unittest import TestCase
 
 from bookd.bridge.channel import Channel
-from bookd.bridge.server import RawMethod, Server
+from bookd.bridge.methods import RawMethod
+from bookd.bridge.server import Server
 from bookd.errors import Code, Unavailable
 
 

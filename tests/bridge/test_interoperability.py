@@ -14,7 +14,8 @@ from twisted.trial.unittest import TestCase
 from bookd.bridge.channel import Channel
 from bookd.bridge.context import Context
 from bookd.bridge.crossing import from_asyncio
-from bookd.bridge.server import ListenError, RawMethod, Server
+from bookd.bridge.methods import RawMethod
+from bookd.bridge.server import ListenError, Server
 from bookd.errors import DeadlineExceeded, Internal, NotFound, Unavailable, Unimplemented
 
 PATHS = {

@@ -11,7 +11,8 @@ from bookd import pki
 from bookd.bridge import tls
 from bookd.bridge.channel import Channel
 from bookd.bridge.context import Context
-from bookd.bridge.server import RawMethod, Server
+from bookd.bridge.methods import RawMethod
+from bookd.bridge.server import Server
 from bookd.config import Identity
 from bookd.contract import metadata
 from bookd.errors import InvalidArgument, PermissionDenied, Unavailable

@@ -14,7 +14,8 @@ from bookd.bridge import exchange, trunk
 from bookd.bridge.channel import Channel
 from bookd.bridge.context import Context
 from bookd.bridge.crossing import from_asyncio
-from bookd.bridge.server import RawMethod, Server
+from bookd.bridge.methods import RawMethod
+from bookd.bridge.server import Server
 from bookd.bridge.trunk import CARRY
 from bookd.contract import metadata
 from bookd.errors import (

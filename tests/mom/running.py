@@ -16,7 +16,8 @@ from twisted.trial.unittest import TestCase
 
 from bookd.bridge.channel import Channel
 from bookd.bridge.context import Context
-from bookd.bridge.server import RawMethod, Server
+from bookd.bridge.methods import RawMethod
+from bookd.bridge.server import Server
 from bookd.bridge.status import detail
 from bookd.config import Mom
 from bookd.contract import metadata
