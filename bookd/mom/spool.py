@@ -33,15 +33,21 @@ class Desk(Protocol):
 
 class Spool:
     """The kept messages. `now` answers microseconds since the epoch; `bounds` is what each queue takes; `paused` names
-    the destinations that an earlier run has left paused."""
+    the destinations that an earlier run has left paused; no message is postponed by more than `longest_pause`."""
 
     def __init__(
-        self, desk: Desk, now: Callable[[], int], bounds: Bounds = UNBOUNDED, paused: Iterable[str] = ()
+        self,
+        desk: Desk,
+        now: Callable[[], int],
+        bounds: Bounds = UNBOUNDED,
+        paused: Iterable[str] = (),
+        longest_pause: int = store.LONGEST_PAUSE,
     ) -> None:
         self.desk = desk
         self.now = now
         self.bounds = bounds
         self._paused = set(paused)
+        self._longest_pause = longest_pause
         # Messages that are being delivered; whoever delivers one notes it here.
         self.in_flight: set[int] = set()
         # How many messages were on disk when they were last counted, None while that is not known or they are many; by how
@@ -142,7 +148,9 @@ class Spool:
         """What `store.ready` answers, without messages that are being withdrawn."""
         self._scans += 1
         try:
-            found: store.Ready = await self.desk.read(store.ready, destination, self.now(), limit, excluded)
+            found: store.Ready = await self.desk.read(
+                store.ready, destination, self.now(), limit, excluded, self._longest_pause
+            )
             # What this scan found may have been withdrawn after it looked.
             return store.Ready([kept for kept in found.messages if not self.is_withdrawn(kept.seq)], found.next_at)
         finally:

@@ -130,6 +130,9 @@ class Queue:
 
 # Seconds after which it is worth while to come again to a queue that was full.
 FULL_RETRY = 5.0
+# Microseconds that a message waits at most before its next delivery, where nobody knows better.
+LONGEST_PAUSE = 86_400_000_000
+
 _QUEUED = messages.c.state == MessageState.QUEUED
 
 # What every kept message needs is said by statements that are made once: making them takes longer than running them.
@@ -250,8 +253,18 @@ def look(connection: Connection, message_id: str, destination: str, lane: str) -
     return find(connection, message_id), bool(connection.execute(_IN_LANE, here).scalar_one())
 
 
-def ready(connection: Connection, destination: str, now: int, limit: int, excluded: Collection[str] = ()) -> Ready:
-    """At most `limit` heads of lanes that are ready, the longest ready first, but none of the lanes `excluded`."""
+def ready(
+    connection: Connection,
+    destination: str,
+    now: int,
+    limit: int,
+    excluded: Collection[str] = (),
+    longest_pause: int = LONGEST_PAUSE,
+) -> Ready:
+    """At most `limit` heads of lanes that are ready, the longest ready first, but none of the lanes `excluded`.
+
+    A message that would have to wait for longer than any pause lasts was written while the clock was ahead: it is ready.
+    """
     waiting = (
         select(lanes.c.lane, lanes.c.head_seq, lanes.c.ready_at)
         .where(lanes.c.destination == destination, lanes.c.blocked.is_(False))
@@ -263,9 +276,9 @@ def ready(connection: Connection, destination: str, now: int, limit: int, exclud
     for row in connection.execute(waiting):
         if row.lane in excluded:
             continue
-        if row.ready_at > now:
-            next_at = row.ready_at
-            break
+        if now < row.ready_at <= now + longest_pause:
+            next_at = next_at or row.ready_at
+            continue
         if len(heads) == limit:
             break
         heads.append(row.head_seq)

@@ -24,7 +24,7 @@ from bookd.contract.descriptors import Contract
 from bookd.mom import store
 from bookd.mom.breaker import Breaker
 from bookd.mom.broker import Broker
-from bookd.mom.courier import Courier
+from bookd.mom.courier import LONGEST_REFUSAL, Courier
 from bookd.mom.destination import Destination
 from bookd.mom.event_servicer import EventServicer
 from bookd.mom.lanes import Lanes
@@ -85,7 +85,8 @@ def assembled(
         paused = store.paused(connection)
     engine.dispose()
     desk = Desk(running, engine)
-    spool, lanes = Spool(desk, now, Bounds(table.queue_messages, table.queue_bytes), paused), Lanes()
+    bounds = Bounds(table.queue_messages, table.queue_bytes)
+    spool, lanes = Spool(desk, now, bounds, paused, _longest_pause(contract, policy)), Lanes()
     destinations: dict[str, Destination] = {}
     watches, couriers = [], []
     for each, channel in zip(table.destinations, channels, strict=True):
@@ -128,6 +129,11 @@ def _together(services: Iterable[Any]) -> MultiService:
     for service in services:
         service.setServiceParent(kind)
     return kind
+
+
+def _longest_pause(contract: Contract, policy: Policy) -> int:
+    pauses = [policy.of(method.delivery).max_backoff for method in contract.methods.values()]
+    return max(LONGEST_REFUSAL, policy.max_backoff, *pauses)
 
 
 def _retention(table: Mom) -> Retention:

@@ -8,11 +8,14 @@ Messages of one lane are sent in the order they were put, the next one once the 
 postponed holds up its lane. Lanes are independent.
 """
 
+from typing import Any
+
 from attrs import frozen
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    ColumnElement,
     Connection,
     Identity,
     Index,
@@ -26,6 +29,9 @@ from sqlalchemy import (
     select,
 )
 
+# Microseconds that a message waits at most before it is sent (again). What shall wait for longer was put while the clock
+# was ahead, and is sent now.
+LONGEST_WAIT = 300_000_000
 # Longest error text that is kept with a message.
 LONGEST_ERROR = 1000
 
@@ -99,8 +105,8 @@ _outbox = define(_metadata)
 
 
 def put(connection: Connection, message: Message, now: int, not_before: int | None = None) -> None:
-    """Add a message, to be sent from `not_before` on if that is given. Putting the id of one that is still there changes
-    nothing."""
+    """Add a message, to be sent from `not_before` on if that is given, `LONGEST_WAIT` from now at most. Putting the id of
+    one that is still there changes nothing."""
     if connection.execute(select(_outbox.c.seq).where(_outbox.c.message_id == message.message_id)).first() is None:
         connection.execute(
             _outbox.insert().values(
@@ -122,14 +128,9 @@ def put(connection: Connection, message: Message, now: int, not_before: int | No
 
 def due(connection: Connection, now: int, limit: int) -> list[Row]:
     """The first message of each lane, where it is ready: those that waited longest, `limit` at most."""
-    earlier = _outbox.alias("earlier")
-    in_front = select(earlier.c.seq).where(earlier.c.lane == _outbox.c.lane, earlier.c.seq < _outbox.c.seq)
-    rows = connection.execute(
-        select(_outbox)
-        .where(_outbox.c.ready_at <= now, ~in_front.exists())
-        .order_by(_outbox.c.ready_at, _outbox.c.seq)
-        .limit(limit)
-    )
+    rows = _first_ones(connection, _outbox.c.ready_at <= now, limit)
+    if len(rows) < limit:
+        rows += _first_ones(connection, _outbox.c.ready_at > now + LONGEST_WAIT, limit - len(rows))
     return [
         Row(
             Message(
@@ -145,6 +146,13 @@ def due(connection: Connection, now: int, limit: int) -> list[Row]:
         )
         for row in rows
     ]
+
+
+def _first_ones(connection: Connection, ready: ColumnElement[bool], limit: int) -> list[Any]:
+    earlier = _outbox.alias("earlier")
+    in_front = select(earlier.c.seq).where(earlier.c.lane == _outbox.c.lane, earlier.c.seq < _outbox.c.seq)
+    found = select(_outbox).where(ready, ~in_front.exists()).order_by(_outbox.c.ready_at, _outbox.c.seq).limit(limit)
+    return list(connection.execute(found))
 
 
 def next_ready(connection: Connection, now: int) -> int | None:

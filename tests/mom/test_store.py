@@ -126,6 +126,17 @@ class ReadyTests(StoreTestCase):
         self.assertEqual(found.next_at, NOW + SECOND)
         self.assertEqual(len(self.heads(NOW + SECOND)), 2)
 
+    def test_clock_that_was_ahead(self) -> None:
+        """What was kept, or postponed, while the clock was an hour ahead does not wait for that hour; what waits for its
+        next attempt does."""
+        minute = 60 * SECOND
+        self.keep(1, "a", now=NOW + 60 * minute)
+        self.do(store.postpone, self.keep(2, "b").seq, Event.FAILED, NOW + minute, "INTERNAL: broken", NOW)
+        self.keep(3, "c")
+        found = self.do(store.ready, DESTINATION, NOW, 9, (), minute)
+        self.assertEqual([kept.lane for kept in found.messages], ["c", "a"])
+        self.assertEqual(found.next_at, NOW + minute)
+
     def test_nothing(self) -> None:
         """An empty queue has nothing, now or later."""
         self.assertEqual(self.do(store.ready, DESTINATION, NOW, 10), store.Ready((), None))

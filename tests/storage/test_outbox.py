@@ -50,6 +50,15 @@ class OutboxTests(SynchronousTestCase):
         rows = outbox.due(self.connection, 1, 10)
         self.assertEqual([(row.message, row.attempts) for row in rows], [(whole, 0), (message(2), 0)])
 
+    def test_clock_that_was_ahead(self) -> None:
+        """What was put or postponed while the clock was an hour ahead does not wait for that hour, and holds up nobody."""
+        hour = 3_600_000_000
+        self.put(message(1), message(2, "a"), now=hour)
+        self.put(message(3, "a"), message(4), now=1)
+        outbox.postpone(self.connection, message(1).message_id, hour + 2_000_000, "no")
+        self.assertEqual(self.due(), [4, 2, 1])
+        self.assertEqual(self.due(limit=2), [4, 2])
+
     def test_lanes(self) -> None:
         """Only the first of a lane is due; the next one once that is removed."""
         self.put(message(1, "a"), message(2, "a"), message(3, "b"), message(4, "a"))
