@@ -148,6 +148,8 @@ class Service(_Table, kw_only=True):
     grpc: Grpc
     database: str
     mom: Peer
+    # How long a message that was applied is remembered: longer than it can be delivered again.
+    keep_inbox: Seconds = 30 * 86400.0
 
 
 class Inventory(Service, kw_only=True):

@@ -15,7 +15,9 @@ from uuid6 import uuid7
 from bookd.bridge import daemon
 from bookd.bridge.desk import Desk
 from bookd.bridge.relay import Relay, nothing_follows
+from bookd.bridge.upkeep import Upkeep, removing
 from bookd.inventory.servicer import InventoryServicer
+from bookd.storage import inbox
 from bookd.storage.engine import open_engine
 from bookd.storage.migrate import MigrationError, upgrade
 from bookd.wire.inventory.v1.inventory_pb2_grpc import add_InventoryServiceServicer_to_server
@@ -53,4 +55,5 @@ def makeService(options: daemon.Options) -> IService:
     relay = Relay(running, desk, channel, now=now, apply=nothing_follows)
     servicer: Any = InventoryServicer(desk, now, lambda: str(uuid7()), low=table.low_stock, wake=relay.wake)
     add_InventoryServiceServicer_to_server(servicer, server)
-    return daemon.daemon(NAME, desk, channel, relay, server)
+    upkeep = Upkeep(running, {"inbox": removing(desk, inbox.purge, now, table.keep_inbox)})
+    return daemon.daemon(NAME, desk, upkeep, channel, relay, server)

@@ -15,9 +15,11 @@ from uuid6 import uuid7
 from bookd.bridge import daemon
 from bookd.bridge.desk import Desk
 from bookd.bridge.relay import Relay
+from bookd.bridge.upkeep import Upkeep, removing
 from bookd.orders import saga
 from bookd.orders.news import News
 from bookd.orders.servicer import OrdersServicer
+from bookd.storage import inbox
 from bookd.storage.engine import open_engine
 from bookd.storage.migrate import MigrationError, upgrade
 from bookd.wire.orders.v1.orders_pb2_grpc import add_OrdersServiceServicer_to_server
@@ -57,4 +59,5 @@ def makeService(options: daemon.Options) -> IService:
         desk, news=news, wake=relay.wake, now=now, new_id=lambda: str(uuid7()), patience=table.patience
     )
     add_OrdersServiceServicer_to_server(servicer, server)
-    return daemon.daemon(NAME, desk, channel, relay, server)
+    upkeep = Upkeep(running, {"inbox": removing(desk, inbox.purge, now, table.keep_inbox)})
+    return daemon.daemon(NAME, desk, upkeep, channel, relay, server)

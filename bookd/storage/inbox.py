@@ -69,12 +69,13 @@ def replace(connection: Connection, message_id: str, response: Message) -> bool:
     return result.rowcount == 1
 
 
-def purge(connection: Connection, before: int) -> int:
-    """Forget messages applied before that time; answers how many.
+def purge(connection: Connection, before: int, limit: int) -> int:
+    """Forget at most `limit` messages applied before that time, the oldest first; answers how many.
 
-    Only what no sender can send again may be forgotten: older than any message's expiry.
+    Only what cannot be delivered again may be forgotten: see docs/protocol.md, "How long ids are good".
     """
-    return connection.execute(_inbox.delete().where(_inbox.c.applied_at < before)).rowcount
+    oldest = select(_inbox.c.message_id).where(_inbox.c.applied_at < before).order_by(_inbox.c.applied_at).limit(limit)
+    return connection.execute(_inbox.delete().where(_inbox.c.message_id.in_(oldest))).rowcount
 
 
 def _claim(connection: Connection, call: Call, now: int) -> bool:

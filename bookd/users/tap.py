@@ -17,16 +17,17 @@ from bookd.bridge import daemon
 from bookd.bridge.audit import AuditLog
 from bookd.bridge.desk import Desk
 from bookd.bridge.relay import Relay, nothing_follows
+from bookd.bridge.upkeep import Upkeep, removing
 from bookd.bridge.workers import Workers
+from bookd.storage import inbox
 from bookd.storage.engine import open_engine
 from bookd.storage.migrate import MigrationError, upgrade
-from bookd.users import keys
+from bookd.users import keys, store
 from bookd.users.administrator import AdministratorError, ensure
 from bookd.users.keyring import Keyring
 from bookd.users.passwords import Passwords
 from bookd.users.servicer import UsersServicer
 from bookd.users.sessions import Sessions, Settings
-from bookd.users.upkeep import Upkeep
 from bookd.wire.users.v1.users_pb2_grpc import add_UsersServiceServicer_to_server
 
 NAME = "bookd-users"
@@ -95,4 +96,5 @@ def makeService(options: daemon.Options) -> IService:
         audit=audit,
     )
     add_UsersServiceServicer_to_server(servicer, server)
-    return daemon.daemon(NAME, audit, desk, workers, Upkeep(running, desk, now), channel, relay, server)
+    chores = {"inbox": removing(desk, inbox.purge, now, table.keep_inbox), "sessions": removing(desk, store.purge, now)}
+    return daemon.daemon(NAME, audit, desk, workers, Upkeep(running, chores), channel, relay, server)

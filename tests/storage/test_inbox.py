@@ -104,9 +104,20 @@ class InboxTests(SynchronousTestCase):
         self.once(now=5)
         self.once(ID[:-1] + "2", now=6)
         with self.engine.begin() as connection:
-            self.assertEqual(inbox.purge(connection, 6), 1)
+            self.assertEqual(inbox.purge(connection, 6, 10), 1)
         self.assertEqual(self.once(ID[:-1] + "2"), 2)
         self.assertEqual(self.once(), 3)
+
+    def test_purge_in_batches(self) -> None:
+        """No more than the limit is forgotten at a time, the oldest first."""
+        for number, applied_at in enumerate((9, 5, 7, 6, 8)):
+            self.once(f"{ID[:-1]}{number}", now=applied_at)
+        left = []
+        for _ in range(3):
+            with self.engine.begin() as connection:
+                forgotten = inbox.purge(connection, 9, 2)
+                left.append((forgotten, sorted(connection.execute(select(self.inbox.c.applied_at)).scalars())))
+        self.assertEqual(left, [(2, [7, 8, 9]), (2, [9]), (0, [9])])
 
     def test_both_dialects(self) -> None:
         """The claim is one statement that SQLite and PostgreSQL both have."""

@@ -13,6 +13,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from bookd.bridge.context import Context
+from bookd.bridge.upkeep import Upkeep, removing
 from bookd.errors import (
     Aborted,
     AlreadyExists,
@@ -27,14 +28,13 @@ from bookd.storage.engine import open_engine
 from bookd.storage.migrate import upgrade
 from bookd.testing.desk import ImmediateDesk
 from bookd.testing.workers import ImmediateWorkers
-from bookd.users import keys
+from bookd.users import keys, store
 from bookd.users.administrator import AdministratorError, ensure
 from bookd.users.keyring import Keyring
 from bookd.users.passwords import Passwords
 from bookd.users.schema import metadata
 from bookd.users.servicer import UsersServicer
 from bookd.users.sessions import Sessions, Settings
-from bookd.users.upkeep import PERIOD, Upkeep
 from bookd.wire.mom.v1.events_pb2 import PublishRequest
 from bookd.wire.policy.v1 import policy_pb2
 from bookd.wire.users.v1 import users_pb2
@@ -212,9 +212,8 @@ class SessionTests(UsersTestCase):
         self.time += 3600 * 1_000_000
         self.refused(Unauthenticated, "Refresh", users_pb2.RefreshRequest(refresh_token=session.refresh_token))
         clock = Clock()
-        upkeep = Upkeep(clock, self.desk, lambda: self.time)
+        upkeep = Upkeep(clock, {"sessions": removing(self.desk, store.purge, lambda: self.time)})
         upkeep.startService()
-        clock.advance(PERIOD)
         upkeep.stopService()
         self.assertEqual(clock.getDelayedCalls(), [])
         with self.engine.connect() as connection:
