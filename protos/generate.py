@@ -3,7 +3,7 @@
 protoc names Python modules after the proto packages, which would put `bookd.orders.v1` into the package of the orders
 daemon. So the generated modules are moved below `bookd.wire`, and their imports of each other with them; the names in
 the protocol stay as they are. Beside the modules lies `bookd.binpb`, the descriptor set that the gateway and the MOM
-read their routes and policies from.
+read their routes and policies from. The table of who may call what in docs/security.md is made anew, too.
 """
 
 import re
@@ -75,5 +75,15 @@ def generate(wire: Path) -> None:
             (package / "__init__.py").touch()
 
 
+def document(path: Path) -> None:
+    """Write the table of who may call what into the document."""
+    from bookd.contract import access, descriptors
+
+    contract = descriptors.load([(WIRE / "bookd.binpb").read_bytes()])
+    path.write_text(access.placed(path.read_text(), access.table(contract)))
+
+
 if __name__ == "__main__":
     generate(Path(sys.argv[1]) if len(sys.argv) > 1 else WIRE)
+    if len(sys.argv) == 1:
+        document(SOURCES.parent / "docs" / "security.md")
