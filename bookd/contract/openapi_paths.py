@@ -1,15 +1,19 @@
 """Path templates as OpenAPI writes them.
 
 A variable of one segment becomes a parameter of its last name (`{book.book_id}` is `book_id`). One whose pattern has more
-(`{name=operations/*}`) becomes the literals of the pattern and a parameter for each of its wildcards.
+(`{name=operations/*}`) becomes the literals of the pattern and a parameter for each of its wildcards, which is called
+after the literal before it (`/operations/{operation}`): it is not the `name` that the resource has.
 """
 
+import re
 from collections.abc import Sequence
 from urllib.parse import quote
 
 from attrs import evolve, frozen
 
 from bookd.contract.template import Template
+
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @frozen
@@ -45,8 +49,12 @@ def place(template: Template) -> Place:
             pieces.append(quote(literal, safe="!$&'()+,;=@"))
             continue
         holder = next((v for v in template.bound if v.start <= index and (v.stop is None or index < v.stop)), None)
-        name = _parameter_name(holder.name if holder else "segment", names)
         whole = holder is not None and holder.start == index and holder.stop == index + 1
+        name = holder.name.rpartition(".")[2] if holder else "segment"
+        if holder is None or holder.start < index:
+            before = [text for is_wild, text in template.pieces[:index] if not is_wild and _IDENTIFIER.fullmatch(text)]
+            name = _singular(before[-1]) if before else name
+        name = _untaken(name, names)
         names.append(name)
         variables.append((holder.name if holder is not None else "", whole))
         pieces.append(f"{{{name}}}")
@@ -54,8 +62,11 @@ def place(template: Template) -> Place:
     return Place(path, names, variables, template.takes_rest)
 
 
-def _parameter_name(variable: str, taken: Sequence[str]) -> str:
-    name = variable.rpartition(".")[2]
+def _singular(collection: str) -> str:
+    return f"{collection[:-3]}y" if collection.endswith("ies") else collection.removesuffix("s") or collection
+
+
+def _untaken(name: str, taken: Sequence[str]) -> str:
     if name not in taken:
         return name
     number = 2

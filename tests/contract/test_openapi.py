@@ -180,9 +180,9 @@ class DocumentTests(SynchronousTestCase):
 
     def test_paths(self) -> None:
         """Patterns of several segments become literals and a parameter for each wildcard; a custom verb stays behind."""
-        find = self.parameters("get", "/fields/{name}/gliders/{name_2}:find", "path")
-        self.assertEqual([*find], ["name", "name_2"])
-        self.assertEqual(find["name"]["description"], "Part of `name`. Where.")
+        find = self.parameters("get", "/fields/{field}/gliders/{glider}:find", "path")
+        self.assertEqual([*find], ["field", "glider"])
+        self.assertEqual(find["field"]["description"], "Part of `name`. Where.")
         self.assertIn("may have slashes", self.parameters("put", "/any/{where}", "path")["where"]["description"])
         self.assertIn("x-propfind", self.document["paths"]["/gliders/v1/any"])
         self.assertEqual(sorted(self.document["paths"]["/gliders/v1/any/{where}"]), sorted(VERBS))
@@ -197,7 +197,7 @@ class DocumentTests(SynchronousTestCase):
 
     def test_query(self) -> None:
         """Scalars, well-known types and fields of plain messages can be asked for; maps and what holds itself cannot."""
-        query = self.parameters("get", "/fields/{name}/gliders/{name_2}:find", "query")
+        query = self.parameters("get", "/fields/{field}/gliders/{glider}:find", "query")
         names = ["inner.depth", "stuff", "within", "mask", "word", "slowly", "most"]
         self.assertEqual([*query], names)
         self.assertEqual(
@@ -247,7 +247,7 @@ class DocumentTests(SynchronousTestCase):
 
     def test_response_body(self) -> None:
         """A rule that answers with a field is described so."""
-        answer = self.operation("get", "/fields/{name}/gliders/{name_2}:find")["responses"]["200"]
+        answer = self.operation("get", "/fields/{field}/gliders/{glider}:find")["responses"]["200"]
         self.assertEqual(answer["content"]["application/json"]["schema"]["type"], "array")
 
     def test_prose(self) -> None:
