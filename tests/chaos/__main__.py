@@ -64,18 +64,20 @@ async def run(reactor: Any, asked: argparse.Namespace, folder: Path) -> Report:
     with (folder / "history.jsonl").open("w", encoding="utf-8") as file:
         begun = reactor.seconds()
         history = History(file, lambda: reactor.seconds() - begun)
+        mix = asked.scenario == "mix"
+        kinds = tuple(asked.kinds.split(",")) if mix else ()
         theatre = Theatre(
-            reactor, folder, history, sabotage=asked.sabotage, own_disks=asked.inside and asked.scenario == "mix"
+            reactor, folder, history, kinds=kinds, sabotage=asked.sabotage, own_disks=asked.inside and mix
         )
         theatre.build()
         try:
-            if asked.scenario == "drain":
+            if not mix:
                 drained = DrainPlan(seed=asked.seed, orders=asked.orders, compared=min(asked.orders, 2_000))
                 return await Drain(reactor, theatre, history, drained).run()
             plan = Plan(
                 seed=asked.seed,
                 seconds=asked.seconds,
-                kinds=tuple(asked.kinds.split(",")),
+                kinds=kinds,
                 customers=asked.customers,
                 rest=asked.rest,
                 pace=asked.pace,

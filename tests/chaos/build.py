@@ -3,7 +3,7 @@
 `python -m tests.chaos.build -n … bookd-mom --config …`. Two environment variables, which nothing else reads, say what
 is replaced:
 
-- BOOKD_CHAOS_CLOCK names a file that holds by how many microseconds the MOM's clock is wrong, as eight bytes;
+- BOOKD_CHAOS_CLOCK names a file that holds by how many microseconds the daemon's clock is wrong, as eight bytes;
 - BOOKD_CHAOS_SABOTAGE breaks a promise, so that the apparatus can be seen to find that:
   `forget` has services apply a message that comes again; `early` has the MOM answer before it commits.
 """
@@ -20,6 +20,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from sqlalchemy import Connection, Engine
@@ -81,9 +82,9 @@ def main() -> None:
     """Replace what is to be replaced, and be twistd."""
     wrong = os.environ.get("BOOKD_CHAOS_CLOCK")
     if wrong:
-        import bookd.mom.tap
-
-        bookd.mom.tap.now = clock(wrong)
+        name = next(argument for argument in sys.argv if argument.startswith("bookd-")).removeprefix("bookd-")
+        tap: Any = import_module(f"bookd.{name}.tap")
+        tap.now = clock(wrong)
     match os.environ.get("BOOKD_CHAOS_SABOTAGE"):
         case "forget":
             forget()

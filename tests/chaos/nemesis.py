@@ -34,7 +34,7 @@ KINDS: Mapping[str, tuple[Sequence[str], float, float]] = {
     "slow": (LINKS, 1.0, 4.0),  # everything comes late
     "full": (STORES, 0.5, 3.0),  # no space left on the device
     "fsync": (STORES, 0.5, 3.0),  # fsync fails with EIO
-    "clock": (("mom",), 1.0, 4.0),  # the wall clock jumps forward or back by an hour, and back again
+    "clock": (STORES, 1.0, 4.0),  # the wall clock jumps forward or back by an hour, and back again
 }
 # Seconds between the beginnings of two faults, on average.
 PACE = 2.2

@@ -16,7 +16,7 @@ from twisted.internet.task import deferLater
 from tests.chaos import stage
 from tests.chaos.daemons import Program, twistd
 from tests.chaos.history import History
-from tests.chaos.nemesis import DAEMONS, KINDS, LINKS, STORES, Strike
+from tests.chaos.nemesis import DAEMONS, LINKS, STORES, Strike
 from tests.chaos.proxy import Link, Weather
 
 HOUR = 3600 * 1_000_000
@@ -27,9 +27,19 @@ _WHEN = ("", ":when=1+2", ":when=1..3")
 
 
 class Theatre:
-    """The suite in `folder`. `sabotage` names what the test build breaks; empty: nothing."""
+    """The suite in `folder`. `kinds` are the faults that are to come; `sabotage` names what the test build breaks; empty:
+    nothing. `own_disks` says that this process may mount what nobody else sees."""
 
-    def __init__(self, reactor: Any, folder: Path, history: History, *, sabotage: str = "", own_disks: bool) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        folder: Path,
+        history: History,
+        *,
+        kinds: Sequence[str] = (),
+        sabotage: str = "",
+        own_disks: bool = False,
+    ) -> None:
         self.home = folder / "home"
         self.data = self.home / "data"
         self.log = folder / "log"
@@ -39,6 +49,7 @@ class Theatre:
         self.ended_alone: list[str] = []
         self.tardy: list[str] = []
         self._reactor = reactor
+        self._kinds = kinds
         self._sabotage = sabotage
         self._own_disks = own_disks
         self._under_way: set[Deferred[None]] = set()
@@ -80,9 +91,11 @@ class Theatre:
             self.skipped["full"] = why_not
         if which("strace") is None:
             self.skipped["fsync"] = "there is no strace here"
-        self._wrong = self.home / "clock"
-        self._wrong.write_bytes(struct.pack("<q", 0))
+        for name in STORES:
+            self._set_clock(name, 0)
         self.daemons = {name: self._program(name) for name in DAEMONS}
+        # Should this process be told to end in the middle of it.
+        self._reactor.addSystemEventTrigger("during", "shutdown", self._kill_all)
 
     def start(self) -> None:
         """Start all daemons."""
@@ -135,10 +148,15 @@ class Theatre:
                 copytree(kept / name, self.data / name, dirs_exist_ok=True)
             rmtree(kept)
 
+    def _kill_all(self) -> None:
+        self._closing = True
+        for daemon in self.daemons.values():
+            daemon.signal(signal.SIGKILL)
+
     def _program(self, name: str) -> Program:
         variables: dict[str, str] = {}
-        if name == "mom":
-            variables["BOOKD_CHAOS_CLOCK"] = str(self._wrong)
+        if name in STORES and "clock" in self._kinds:
+            variables["BOOKD_CHAOS_CLOCK"] = str(self._clock_of(name))
         if (self._sabotage, name) == ("early", "mom") or (self._sabotage == "forget" and name in STORES[1:]):
             variables["BOOKD_CHAOS_SABOTAGE"] = self._sabotage
         command = twistd(name, self.home / "bookd.toml", build=bool(variables))
@@ -229,15 +247,14 @@ class Theatre:
 
     async def _clock(self, strike: Strike) -> None:
         wrong = Random(strike.number).choice((HOUR, -HOUR))
-        self._set_clock(wrong)
+        self._set_clock(strike.target, wrong)
         await self._sleep(strike.lasts)
-        self._set_clock(0)
+        self._set_clock(strike.target, 0)
 
-    def _set_clock(self, wrong: int) -> None:
-        with self._wrong.open("r+b") as file:
+    def _clock_of(self, name: str) -> Path:
+        return self.home / f"clock.{name}"
+
+    def _set_clock(self, name: str, wrong: int) -> None:
+        # In place: the daemon has the file in its memory.
+        with self._clock_of(name).open("r+b" if self._clock_of(name).exists() else "wb") as file:
             file.write(struct.pack("<q", wrong))
-
-
-def kinds(skipped: Mapping[str, str]) -> list[str]:
-    """The kinds of fault that can be had."""
-    return [kind for kind in KINDS if kind not in skipped]
