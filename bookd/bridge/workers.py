@@ -61,23 +61,25 @@ class Workers(Service):
 
     def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Call `work` in a thread; the Deferred fires with its result, on the reactor. Fails with `Unavailable` once
-        stopped, and with `ResourceExhausted` when too much waits. Cancelling the Deferred does not interrupt the thread."""
+        stopped, and with `ResourceExhausted` when too much waits. Cancelling the Deferred does not interrupt the thread,
+        but what has not begun then never begins."""
         if self._pool is None:
             return fail(Unavailable(f"{self._name} is stopped"))
         if self._most is not None and self._under_way >= self._most:
             return fail(ResourceExhausted("too much is waiting; try again later", reason="BUSY", retry_after=1.0))
         self._under_way += 1
+        answer: Deferred[T] = Deferred()
 
-        def ended() -> None:
+        def run() -> T | None:
+            return None if answer.called else work(*args, **kwargs)
+
+        def ended(result: Any) -> None:
             self._under_way -= 1
+            if not answer.called:
+                answer.callback(result)
 
-        def run() -> T:
-            try:
-                return work(*args, **kwargs)
-            finally:
-                self._reactor.callFromThread(ended)
-
-        return deferToThreadPool(self._reactor, self._pool, run)
+        deferToThreadPool(self._reactor, self._pool, run).addBoth(ended)
+        return answer
 
 
 class _Thread(Thread):

@@ -1,0 +1,77 @@
+"""Workers: how much they take on, and what becomes of work that nobody waits for."""
+
+import os
+import sys
+from threading import Event
+
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.trial.unittest import TestCase
+
+from bookd.bridge.workers import Workers
+from bookd.errors import ResourceExhausted, Unavailable
+
+
+class WorkersTests(TestCase):
+    """One thread, and room for two more pieces of work."""
+
+    timeout = 20
+
+    def setUp(self) -> None:
+        self.workers = Workers(reactor, 1, "test-worker", waiting=2, niceness=5)
+        self.workers.startService()
+        self.addCleanup(self.workers.stopService)
+        self.gate = Event()
+        self.addCleanup(self.gate.set)
+        self.done: list[int] = []
+
+    def piece(self, number: int) -> Deferred[int]:
+        """Work that waits for the gate."""
+
+        def work() -> int:
+            self.gate.wait(10)
+            self.done.append(number)
+            return number
+
+        return self.workers.run(work)
+
+    async def test_bounded(self) -> None:
+        """What is too much is refused at once, says when to come again, and room that was made is used."""
+        taken = [self.piece(number) for number in range(3)]
+        error = self.failureResultOf(self.piece(3), ResourceExhausted).value
+        self.assertEqual((error.reason, error.retry_after), ("BUSY", 1.0))
+        self.gate.set()
+        self.assertEqual([await each for each in taken], [0, 1, 2])
+        self.assertEqual(await self.piece(4), 4)
+
+    async def test_given_up(self) -> None:
+        """Work that was given up before it began never begins."""
+        first, second, third = (self.piece(number) for number in range(3))
+        second.cancel()
+        self.failureResultOf(second, CancelledError)
+        self.gate.set()
+        self.assertEqual([await first, await third], [0, 2])
+        self.assertEqual(self.done, [0, 2])
+
+    async def test_failure(self) -> None:
+        """What work raises comes back, and makes room."""
+        for _ in range(10):
+            with self.assertRaises(ZeroDivisionError):
+                await self.workers.run(lambda: 1 // 0)
+
+    async def test_stands_back(self) -> None:
+        """The threads let others go first, and the reactor's thread does not."""
+        if sys.platform != "linux":
+            return
+        usual = os.getpriority(os.PRIO_PROCESS, 0)
+        self.assertEqual(await self.workers.run(os.getpriority, os.PRIO_PROCESS, 0), max(usual, 5))
+        self.assertEqual(os.getpriority(os.PRIO_PROCESS, 0), usual)
+
+    async def test_stopped(self) -> None:
+        """Stopped workers take nothing, and finish what they have."""
+        taken = self.piece(1)
+        stopping = self.workers.stopService()
+        self.failureResultOf(self.piece(2), Unavailable)
+        self.gate.set()
+        await stopping
+        self.assertEqual(await taken, 1)
