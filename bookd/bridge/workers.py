@@ -14,24 +14,39 @@ from twisted.python.threadpool import ThreadPool
 
 from bookd.errors import ResourceExhausted, Unavailable
 
+# The share of the newest measurement in what work takes of late.
+_LATELY = 0.1
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class Workers(Service):
-    """`size` threads at most; further work waits its turn, no more than `waiting` pieces of it (None: any number).
-    Threads exist between startService and stopService.
+    """`size` threads at most; further work waits its turn, no more than `waiting` pieces of it (None: any number),
+    and none that would wait for more than about `patience` seconds, as long as work has taken of late (None: however
+    long). Threads exist between startService and stopService.
 
     `niceness` is how much threads stand back for others where the system lets a thread have one of its own (Linux).
     """
 
-    def __init__(self, reactor: Any, size: int, name: str, *, waiting: int | None = None, niceness: int = 0) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        size: int,
+        name: str,
+        *,
+        waiting: int | None = None,
+        patience: float | None = None,
+        niceness: int = 0,
+    ) -> None:
         self._reactor = reactor
         self._size = size
         self._name = name
         self._most = None if waiting is None else size + waiting
+        self._patience = patience
         self._niceness = niceness
         self._under_way = 0
+        self._usual = 0.0  # seconds that a piece of work has taken of late
         self._pool: ThreadPool | None = None
 
     def startService(self) -> None:
@@ -65,13 +80,25 @@ class Workers(Service):
         but what has not begun then never begins."""
         if self._pool is None:
             return fail(Unavailable(f"{self._name} is stopped"))
-        if self._most is not None and self._under_way >= self._most:
-            return fail(ResourceExhausted("too much is waiting; try again later", reason="BUSY", retry_after=1.0))
+        wait = max(0, self._under_way - self._size + 1) / self._size * self._usual
+        full = self._most is not None and self._under_way >= self._most
+        if full or (self._patience is not None and wait > self._patience):
+            return fail(
+                ResourceExhausted("too much is waiting; try again later", reason="BUSY", retry_after=max(1.0, wait))
+            )
         self._under_way += 1
         answer: Deferred[T] = Deferred()
 
         def run() -> T | None:
-            return None if answer.called else work(*args, **kwargs)
+            if answer.called:
+                return None
+            began = self._reactor.seconds()
+            try:
+                return work(*args, **kwargs)
+            finally:
+                taken = self._reactor.seconds() - began
+                # Two threads that meet here lose one of two measurements, which does no harm.
+                self._usual += (taken - self._usual) * _LATELY
 
         def ended(result: Any) -> None:
             self._under_way -= 1

@@ -27,12 +27,14 @@ from bookd.users.administrator import AdministratorError, ensure
 from bookd.users.keyring import Keyring
 from bookd.users.passwords import Passwords
 from bookd.users.servicer import UsersServicer
-from bookd.users.sessions import Sessions, Settings
+from bookd.users.sessions import SOURCE, Sessions, Settings
 from bookd.wire.users.v1.users_pb2_grpc import add_UsersServiceServicer_to_server
 
 NAME = "bookd-users"
 # Hashing a password takes a processor for long: whatever else the host does comes first.
 NICENESS = 10
+# A log-in that would wait longer than this, in seconds, is refused at once: its client will not wait for the answer.
+PATIENCE = 5.0
 
 Options = daemon.Options
 log = Logger()
@@ -61,6 +63,7 @@ def makeService(options: daemon.Options) -> IService:
     contract = daemon.contract(NAME, home, [])
     passwords = Passwords()
     try:
+        daemon.require_memory(contract, SOURCE, table.keep_inbox)
         keyring = Keyring(home / table.keys, clock.seconds, now)
         engine = open_engine(table.database if "://" in table.database else home / table.database)
         upgrade(engine, "bookd.users")
@@ -72,7 +75,9 @@ def makeService(options: daemon.Options) -> IService:
     except (OSError, ValueError, MigrationError, keys.KeysError, AdministratorError) as error:
         daemon.fail(NAME, error)
     desk = Desk(running, engine)
-    workers = Workers(running, table.hashers, "users-hasher", waiting=table.hashes_waiting, niceness=NICENESS)
+    workers = Workers(
+        running, table.hashers, "users-hasher", waiting=table.hashes_waiting, patience=PATIENCE, niceness=NICENESS
+    )
     audit = AuditLog(home / table.audit, "users", now)
     settings = Settings(
         issuer=table.issuer,

@@ -44,6 +44,20 @@ class WorkersTests(TestCase):
         self.assertEqual([await each for each in taken], [0, 1, 2])
         self.assertEqual(await self.piece(4), 4)
 
+    async def test_patience(self) -> None:
+        """Work that would wait too long, as things go, is refused, and is told how long."""
+        slow = Workers(reactor, 1, "slow-worker", patience=0.5)
+        slow.startService()
+        self.addCleanup(slow.stopService)
+        slow._usual = 0.2
+        taken = [slow.run(self.gate.wait, 10) for _ in range(3)]
+        error = self.failureResultOf(slow.run(self.gate.wait, 10), ResourceExhausted).value
+        self.assertEqual((error.reason, error.retry_after), ("BUSY", 1.0))
+        self.gate.set()
+        for each in taken:
+            await each
+        self.assertLess(slow._usual, 0.2 + 1.0)
+
     async def test_given_up(self) -> None:
         """Work that was given up before it began never begins."""
         first, second, third = (self.piece(number) for number in range(3))
