@@ -19,8 +19,9 @@ from rich.table import Table
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from bookd.command.accounts import CHECKS, Finding, Gravity, Look, figures
+from bookd.command.accounts import CHECKS, figures
 from bookd.command.home import CommandError, Home
+from bookd.command.look import Finding, Gravity, Look
 from bookd.command.showing import clean
 from bookd.storage.engine import open_engine, reading
 

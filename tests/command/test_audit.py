@@ -10,10 +10,11 @@ from click.testing import CliRunner, Result
 from sqlalchemy import Engine
 from twisted.trial.unittest import SynchronousTestCase
 
-from bookd.command.accounts import CHECKS, Gravity
+from bookd.command.accounts import CHECKS
 from bookd.command.audit import LOOKS, Report, audit_engines
 from bookd.command.home import Home
 from bookd.command.init import make_home
+from bookd.command.look import Gravity
 from bookd.command.main import main
 from tests.command.test_backup import history
 from tests.faults.room import migrated, opened
