@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -17,8 +18,10 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
+from tests.chaos import effects
+from tests.chaos.checker import check
 from tests.chaos.drain import Drain, DrainPlan
-from tests.chaos.history import History
+from tests.chaos.history import History, load
 from tests.chaos.mix import REST, Mix, Plan
 from tests.chaos.nemesis import KINDS, PACE
 from tests.chaos.report import Report
@@ -41,6 +44,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--orders", type=int, default=10_000, help="orders that are kept (drain)")
     parser.add_argument("--rest", type=float, default=REST, help="seconds in which all must have ended (mix)")
     parser.add_argument("--sabotage", choices=("forget", "early"), default="", help="break a promise, to see it found")
+    parser.add_argument("--check", type=Path, default=None, help="check the folder of an earlier run again")
     parser.add_argument("--keep", action="store_true", help="keep the folder of a sound run too")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, default=None, help="where history, logs and databases go")
@@ -87,9 +91,21 @@ async def run(reactor: Any, asked: argparse.Namespace, folder: Path) -> Report:
             await theatre.close()
 
 
+def again(folder: Path) -> Report:
+    """The verdict over what an earlier run has left."""
+    operations, notes = load(folder / "history.jsonl")
+    stock: dict[str, int] = next((note["books"] for note in notes if note["event"] == "stock"), {})
+    faults = Counter(note["kind"] for note in notes if note["event"] == "fault")
+    return Report(str(folder), check(operations, effects.read(folder / "home" / "data"), stock), faults, {})
+
+
 def main() -> None:
     """Run, report, and tidy up."""
     asked = arguments()
+    if asked.check is not None:
+        report = again(asked.check)
+        sys.stdout.write(report.text() + "\n")
+        raise SystemExit(0 if report.sound else 1)
     if not asked.inside:
         alone()
     folder = asked.folder or Path(mkdtemp(prefix="bookd-chaos-"))

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 from attrs import frozen
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 
 from tests.chaos import effects
@@ -64,9 +64,7 @@ class Mix:
         await self._theatre.heal()
         healed = self._reactor.seconds()
         self._over_at = healed + self._plan.rest
-        for success, result in await DeferredList(working, consumeErrors=True):
-            if not success:
-                result.raiseException()
+        await gatherResults(working)
         await quiet(self._reactor, self._theatre.data, self._plan.rest)
         rested = self._reactor.seconds()
         seen = await self._look()

@@ -140,7 +140,8 @@ class _Near(Protocol):
         """Break both sides."""
         if self._connecting is not None:
             self._connecting.cancel()
-        for side in (self.transport, self._far):
+        sides: list[Any] = [self.transport, self._far]
+        for side in sides:
             if side is not None:
                 side.abortConnection()
 

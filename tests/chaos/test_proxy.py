@@ -43,7 +43,7 @@ class LinkTests(TestCase):
 
     timeout = 10
 
-    async def setUp(self) -> None:
+    async def setUp(self) -> None:  # type: ignore[override]
         """Open the echo and the link."""
         echo = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(Factory.forProtocol(Echo))
         self.addCleanup(echo.stopListening)

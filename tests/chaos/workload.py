@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import deferLater
 
 from tests.chaos.checker import book_lane, order_lane, user_lane
-from tests.chaos.client import Client, Request, Silence, message_id
+from tests.chaos.client import BUSY, Client, Request, Silence, message_id
 
 # Operations of one client that may be under way aside.
 ASIDE = 24
@@ -208,8 +208,8 @@ class StaffHand(Hand):
             await self.write("book.patch", book_lane(book_id), "PATCH", f"/v1/books/{book_id}", body, book_told, **body)
         elif dice < 0.80:
             marker = self.marker("new")
-            body = {"title": marker, "author": "Anybody", "price": PRICE, "stock": 5}
-            await self.write("book.create", f"new {marker}", "POST", "/v1/books", body, book_told, marker=marker)
+            book = {"title": marker, "author": "Anybody", "price": PRICE, "stock": 5}
+            await self.write("book.create", f"new {marker}", "POST", "/v1/books", book, book_told, marker=marker)
         else:
             await self.look_at_book(book_id)
 
@@ -230,7 +230,7 @@ async def insist(reactor: Any, client: Client, request: Request, seconds: float 
         else:
             if 200 <= answer.status < 300 and answer.status != 202:
                 return answer.body
-            if answer.status < 500:
+            if answer.status not in BUSY:
                 raise Refused(f"{request.verb} {request.path}: {answer.status} {answer.body}")
             said = answer
         await deferLater(reactor, 0.2)
