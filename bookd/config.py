@@ -184,7 +184,7 @@ class Users(Service, kw_only=True):
     admin: str = "secrets/admin.json"
     # Passwords that are hashed at a time, and that wait for it; beyond that a log-in is refused, with Retry-After.
     hashers: Count = 2
-    hashes_waiting: Count = 200
+    hashes_waiting: Count = 100
     # Who logged in, was refused, changed roles or passwords, and ended sessions.
     audit: str = "log/users.audit.jsonl"
 
