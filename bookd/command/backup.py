@@ -41,6 +41,8 @@ from bookd.storage.engine import open_engine, reading
 DATABASES: Final = ("users", "orders", "inventory", "mom")
 # What a restored home can be without, as `bookd init` makes it anew.
 SECRETS: Final = ("pki", "keys", "secrets")
+# The configuration, and the note that the sample catalogue was loaded, lest `bookd up` load it again.
+OTHERS: Final = ("bookd.toml", "data/sample.json")
 MANIFEST: Final = "manifest.json"
 FORMAT: Final = 1
 # Pages that are copied at a time, and bytes that are read at a time.
@@ -273,7 +275,7 @@ def _engines(home: Home, names: dict[str, str]) -> Iterator[list[tuple[str, Engi
 
 def _others(home: Path, *, secrets: bool) -> list[str]:
     """The files of a home that a backup holds beside the databases."""
-    found = ["bookd.toml"]
+    found = [name for name in OTHERS if (home / name).is_file()]
     for name in SECRETS if secrets else ():
         found += sorted(str(each.relative_to(home)) for each in (home / name).rglob("*") if each.is_file())
     return found
@@ -367,3 +369,6 @@ def restore(home: Home, folder: Path) -> None:
     click.echo(f"{home.path} is as {folder.absolute()} has it, of {manifest.made_at}")
     if not (home.path / "pki").exists():
         click.echo(f"Certificates and keys are made anew by: bookd --home {home.path} init")
+        click.echo(
+            "Passwords are those of before; the one that init writes into secrets/admin.json is not the administrator's"
+        )

@@ -95,11 +95,13 @@ class CommandTests(BackupCase):
             connection.execute(
                 "INSERT INTO outbox VALUES (1, ?, 'l', 'm', '', '', '', '', '', 0, 0, '', 0)", ("u" * 36,)
             )
+        (self.home.path / "data" / "sample.json").write_text("{}")
         target = self.backed_up()
         new = self.folder / "new"
         result = self.run_command("restore", str(target), home=new)
         self.assertEqual(result.exit_code, 0, result.output)
         self.assertIn("init", result.output)
+        self.assertTrue((new / "data" / "sample.json").exists())
         with sqlite3.connect(new / "data" / "users.sqlite") as connection:
             self.assertEqual(connection.execute("SELECT message_id FROM outbox").fetchall(), [("u" * 36,)])
         for each in [new, *new.rglob("*")]:
