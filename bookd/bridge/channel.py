@@ -1,5 +1,6 @@
 """A gRPC channel as a Twisted service: stubs made on it return Deferreds and async iterators of our colour."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from ipaddress import ip_address
 from typing import Any
@@ -12,6 +13,7 @@ from twisted.logger import Logger
 
 from bookd.bridge import status
 from bookd.bridge.crossing import Incoming, from_asyncio, outgoing
+from bookd.bridge.reactor import loop
 from bookd.bridge.tls import SUFFIX
 from bookd.bridge.trunk import LARGEST, OVERHEAD, Trunk
 from bookd.errors import BookdError, Unavailable
@@ -209,7 +211,12 @@ class _Rpc:
         channel = self._channel.open()
         if channel is not self._made_on:
             self._made_on, self._call = channel, getattr(channel, self._shape)(*self._arguments)
-        return self._call(request, timeout=seconds, metadata=tuple(metadata or ()))
+        if self._shape.startswith("unary"):
+            return self._call(request, timeout=seconds, metadata=tuple(metadata or ()))
+        call = self._call(timeout=seconds, metadata=tuple(metadata or ()))
+        writing = loop().create_task(_write_all(call, request, self._arguments[1] or bytes))
+        call.add_done_callback(lambda _: writing.cancel())
+        return call
 
     def responses(self, request: Any, seconds: float | None, metadata: Metadata | None) -> "Responses":
         """Begin a call that answers with a stream."""
@@ -225,6 +232,28 @@ class _Rpc:
             raise self._channel.failure(error, self.method) from None
         except grpc.aio.UsageError as error:
             raise Unavailable(f"the channel was closed: {error}", retry_after=1.0) from None
+
+
+async def _write_all(call: Any, requests: AsyncIterator[Any], serialize: Callable[[Any], bytes]) -> None:
+    """Write a call's requests.
+
+    Not with the call's own `write`, which makes an error of its own of the stream's end when the server ends the stream
+    first, and so loses what the server said (grpc.aio 1.85, "Internal error from Core").
+    """
+    try:
+        await call.wait_for_connection()
+        async for request in requests:
+            await call._cython_call.send_serialized_message(serialize(request))
+        await call.done_writing()
+    except (grpc.aio.AioRpcError, grpc.aio.InternalError):
+        pass  # the stream has ended, which whoever reads it is told
+    except asyncio.CancelledError:
+        raise
+    except Exception:
+        Channel.log.failure("the requests of a stream failed; its call is cancelled")
+        call.cancel()
+    finally:
+        await requests.aclose()  # type: ignore[attr-defined]
 
 
 class Responses(AsyncIterator[Any]):

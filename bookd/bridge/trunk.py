@@ -33,7 +33,7 @@ FULL = 256 * 1024
 OVERHEAD = 1024
 # Seconds before the trunk is tried again after it broke, and after a peer that is there refused it.
 _PAUSE, _LONG_PAUSE = 0.05, 30.0
-_BROKEN = (grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN)
+_BROKEN = frozenset(grpc.StatusCode) - {grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.PERMISSION_DENIED}
 _LONGEST_TIMEOUT = 2**32 - 1  # milliseconds
 
 
