@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # Where npm is there, buf comes from its registry.
 BUF := $(shell command -v npm >/dev/null 2>&1 && echo npx --yes @bufbuild/buf@1)
 
-.PHONY: run test check chaos protos news clean
+.PHONY: run test check fuzz chaos protos news clean
 
 run: $(VENV)/.installed
 	$(BIN)/bookd up
@@ -32,6 +32,12 @@ SEED ?= $(shell date +%s)
 
 chaos: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.chaos --scenario $(SCENARIO) --seconds $(SECONDS) --seed $(SEED)
+
+# Asks the REST API what its description allows, and what it does not: so many requests for each operation and role.
+REQUESTS ?= 200
+
+fuzz: $(VENV)/.installed-dev
+	BOOKD_FUZZ=$(REQUESTS) $(BIN)/python tests/run.py --temp-directory $(VENV)/trial tests.integration.test_openapi
 
 protos: $(VENV)/.installed-dev
 	$(BIN)/python protos/generate.py

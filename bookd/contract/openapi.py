@@ -117,7 +117,8 @@ class _Document:
             schema: Schema = text(field, self._schemas.enum) if field is not None and whole else plain
             last = index == len(where.names) - 1
             if schema == {"type": "string"} and not (last and where.rest):
-                schema["minLength"] = 1
+                # A part of a resource's name stands between slashes; a value of its own may have them, percent-encoded.
+                schema |= {"minLength": 1} if whole else {"pattern": "^[^/]+$"}
             about = self._about(field) if field is not None else ""
             if not whole and variable:
                 about = f"Part of `{variable}`. {about}".strip()
