@@ -15,6 +15,11 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 Rate = Annotated[float, msgspec.Meta(gt=0)]
 
 
+# Seconds that a message may come later than its times say: it was being delivered by then, or two hosts disagree about
+# the time. A service remembers what it has applied for so much longer.
+LATE = 3600.0
+
+
 class ConfigError(Exception):
     """The configuration cannot be used; the message names the file and the key."""
 
@@ -132,6 +137,8 @@ class Mom(_Table, kw_only=True):
     initial_backoff: Seconds = 0.5
     max_backoff: Seconds = 60.0
     expire_after: Seconds = 7 * 86400.0
+    # How long after its acceptance a dead letter can be retried, and is delivered then.
+    retry_within: Seconds = 21 * 86400.0
     # What the queue of one destination takes: messages, and bytes of their requests.
     queue_messages: Count = 2_000_000
     queue_bytes: Count = 8 * 1024**3
@@ -202,9 +209,28 @@ class Config(_Table, kw_only=True):
 def parse(text: str, name: str = "bookd.toml") -> Config:
     """The configuration that the TOML `text` holds. Raises `ConfigError`, which says `name` and the key at fault."""
     try:
-        return msgspec.toml.decode(text, type=Config)
+        parsed = msgspec.toml.decode(text, type=Config)
     except msgspec.DecodeError as error:
         raise ConfigError(f"{name}: {error}") from error
+    _check_memory(parsed, name)
+    return parsed
+
+
+def _check_memory(parsed: Config, name: str) -> None:
+    """No message comes again after its service has forgotten it."""
+    tables: dict[str, Service | None] = {
+        "inventory": parsed.inventory,
+        "orders": parsed.orders,
+        "users": parsed.users,
+    }
+    for table, service in tables.items():
+        for key in ("expire_after", "retry_within"):
+            if parsed.mom is None or service is None or service.keep_inbox >= getattr(parsed.mom, key) + LATE:
+                continue
+            raise ConfigError(
+                f"{name}: `keep_inbox` of [{table}] must be at least {LATE:g} s longer than `{key}` of [mom], lest a message "
+                "takes effect twice"
+            )
 
 
 def load(path: Path) -> tuple[Config, Path]:

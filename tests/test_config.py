@@ -25,6 +25,31 @@ def defaults(table: type[msgspec.Struct]) -> dict[str, Any]:
     }
 
 
+class MemoryTests(SynchronousTestCase):
+    """A service remembers longer than the MOM delivers."""
+
+    example = BEHIND_A_HASH.sub("", (ROOT / "etc" / "bookd.toml").read_text())
+
+    def test_longer_expiry(self) -> None:
+        """A MOM that delivers, or retries, for longer than a service remembers is refused; the keys are named."""
+        for key, default in (("expire_after", "604800.0"), ("retry_within", "1814400.0")):
+            text = self.example.replace(f"{key} = {default}", f"{key} = {30 * 86400}")
+            error = self.assertRaises(config.ConfigError, config.parse, text, "bookd.toml")
+            said = f"bookd.toml: `keep_inbox` of [inventory] must be at least 3600 s longer than `{key}` of [mom]"
+            self.assertTrue(str(error).startswith(said), str(error))
+            config.parse(text.replace(f"{key} = {30 * 86400}", f"{key} = {30 * 86400 - 3600}"))
+
+    def test_shorter_memory(self) -> None:
+        """So is any service that forgets too soon; on a host without the MOM's table it cannot be known."""
+        for name in ("inventory", "orders", "users"):
+            before, table, after = self.example.partition(f"\n[{name}]\n")
+            shorter = after.replace("keep_inbox = 2592000.0", "keep_inbox = 60", 1)
+            error = self.assertRaises(config.ConfigError, config.parse, before + table + shorter)
+            self.assertIn(f"[{name}]", str(error))
+            alone = (table + shorter).partition("\n[users]" if name == "orders" else "\n[orders]")[0]
+            self.assertIsNotNone(getattr(config.parse(alone), name))
+
+
 class ExampleTests(SynchronousTestCase):
     """etc/bookd.toml, and the template that `bookd init` fills in."""
 

@@ -75,6 +75,18 @@ def contract(name: str, home: Path, descriptor_sets: list[str]) -> Contract:
         fail(name, error)
 
 
+def require_memory(contract: Contract, service: str, keep_inbox: float) -> None:
+    """Raises ValueError when a message of the service ("bookd.orders.v1.OrdersService") may be delivered that it has
+    forgotten: one that its rpc lets live too long. What the MOM's table says is compared where both tables are read."""
+    for method in contract.methods.values():
+        expire_after = method.delivery.expire_after.ToMicroseconds() / 1e6
+        if method.service == service and expire_after and keep_inbox < expire_after + config.LATE:
+            raise ValueError(
+                f"`keep_inbox` must be at least {config.LATE:g} s longer than the `expire_after` of {method.path}, which is "
+                f"{expire_after:g} s, lest a message takes effect twice"
+            )
+
+
 def grpc_server(table: config.Grpc, home: Path, contract: Contract) -> Server:
     """The server that a daemon's [….grpc] table describes. Raises OSError when a certificate cannot be read."""
     return Server(

@@ -16,6 +16,7 @@ from bookd.bridge import daemon
 from bookd.bridge.desk import Desk
 from bookd.bridge.relay import Relay, nothing_follows
 from bookd.bridge.upkeep import Upkeep, removing
+from bookd.inventory import facts
 from bookd.inventory.servicer import InventoryServicer
 from bookd.storage import inbox
 from bookd.storage.engine import open_engine
@@ -43,6 +44,7 @@ def makeService(options: daemon.Options) -> IService:
     table, home = daemon.table(options, "inventory")
     contract = daemon.contract(NAME, home, [])
     try:
+        daemon.require_memory(contract, facts.SOURCE, table.keep_inbox)
         database = table.database if "://" in table.database else home / table.database
         engine = open_engine(database)
         upgrade(engine, "bookd.inventory")

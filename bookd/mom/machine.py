@@ -115,6 +115,8 @@ class Policy:
     max_backoff: int
     expire_after: int
     dead_letter_blocks_lane: bool = False
+    # How long after it was kept a message that had become a dead letter may still be delivered.
+    retry_within: int = 21 * 86_400 * MICROSECONDS
 
     def of(self, delivery: policy_pb2.Delivery) -> "Policy":
         """This policy, with what an rpc's `bookd.policy.v1.delivery` says in place of the defaults."""
@@ -125,7 +127,17 @@ class Policy:
             max_backoff=retry.max_backoff.ToMicroseconds() or self.max_backoff,
             expire_after=delivery.expire_after.ToMicroseconds() or self.expire_after,
             dead_letter_blocks_lane=delivery.dead_letter_blocks_lane,
+            retry_within=self.retry_within,
         )
+
+
+def second_expiry(created_at: int, now: int, policy: Policy) -> int | None:
+    """When a dead letter expires that was kept at `created_at` and is retried now; None when it is too late for that.
+
+    It may have taken effect before it became one, and its service does not remember that for ever.
+    """
+    last = created_at + policy.retry_within
+    return min(now + policy.expire_after, last) if now < last else None
 
 
 def next_attempt(now: int, attempts: int, policy: Policy, fraction: float) -> int | None:

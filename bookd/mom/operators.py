@@ -20,7 +20,7 @@ from bookd.contract.descriptors import Contract
 from bookd.errors import FailedPrecondition, NotFound
 from bookd.mom import store
 from bookd.mom.destination import Destination
-from bookd.mom.machine import IllegalTransition, MessageState, Policy
+from bookd.mom.machine import IllegalTransition, MessageState, Policy, second_expiry
 from bookd.mom.operations import operation
 from bookd.mom.spool import Spool
 from bookd.mom.store import Kept
@@ -135,6 +135,11 @@ class DeadLetters:
     ) -> operations_pb2.Operation:
         """Put a dead letter back into its lane."""
         kept = await self._find(request.name)
+        if self._second_expiry(kept) is None:
+            raise FailedPrecondition(
+                "it is too old: its service may have forgotten by now whether it took effect",
+                reason="DEAD_LETTER_TOO_OLD",
+            )
         if not await self._revive(kept):
             raise FailedPrecondition("it is no dead letter any more", reason="NOT_DEAD")
         now_kept = await self._spool.find(kept.message_id)
@@ -145,7 +150,7 @@ class DeadLetters:
     async def RetryDeadLetters(
         self, request: mom_pb2.RetryDeadLettersRequest, context: Context
     ) -> mom_pb2.RetryDeadLettersResponse:
-        """Put all dead letters back that there are now, the oldest of a lane in front."""
+        """Put all dead letters back that there are now and that are not too old, the oldest of a lane in front."""
         retried = 0
         before: int | None = None
         while True:
@@ -166,14 +171,19 @@ class DeadLetters:
 
     async def _revive(self, kept: Kept) -> bool:
         """Whether it was a dead letter still."""
-        method = self._contract.methods.get(kept.method)
-        policy = self._policy if method is None else self._policy.of(method.delivery)
-        reviving = self._spool.revive(kept.message_id, self._spool.now() + policy.expire_after)
+        expire_at = self._second_expiry(kept)
+        if expire_at is None:
+            return False
         try:
-            await shield(Deferred.fromCoroutine(reviving))
+            await shield(Deferred.fromCoroutine(self._spool.revive(kept.message_id, expire_at)))
         except (IllegalTransition, NotFound):  # somebody else was faster
             return False
         return True
+
+    def _second_expiry(self, kept: Kept) -> int | None:
+        method = self._contract.methods.get(kept.method)
+        policy = self._policy if method is None else self._policy.of(method.delivery)
+        return second_expiry(kept.created_at, self._spool.now(), policy)
 
     async def _find(self, name: str) -> Kept:
         try:

@@ -147,4 +147,5 @@ def _policy(table: Mom) -> Policy:
         initial_backoff=round(table.initial_backoff * MICROSECONDS),
         max_backoff=round(table.max_backoff * MICROSECONDS),
         expire_after=round(table.expire_after * MICROSECONDS),
+        retry_within=round(table.retry_within * MICROSECONDS),
     )

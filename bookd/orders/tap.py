@@ -45,6 +45,7 @@ def makeService(options: daemon.Options) -> IService:
     table, home = daemon.table(options, "orders")
     contract = daemon.contract(NAME, home, [])
     try:
+        daemon.require_memory(contract, saga.SERVICE, table.keep_inbox)
         engine = open_engine(table.database if "://" in table.database else home / table.database)
         upgrade(engine, "bookd.orders")
         engine.dispose()

@@ -15,6 +15,7 @@ from bookd import pki
 from bookd.bridge import daemon
 from bookd.bridge.daemon import Daemon
 from bookd.config import Identity, Peer
+from bookd.contract.descriptors import load, shipped
 from bookd.errors import NotFound, PermissionDenied
 from bookd.inventory import tap
 from bookd.wire.inventory.v1 import inventory_pb2 as wire
@@ -106,6 +107,17 @@ class TapTests(TestCase):
         """A missing certificate likewise."""
         (self.home / "inventory.pem").unlink()
         self.assertRegex(self.refusal(), r"\Abookd-inventory: [^\n]*inventory\.pem[^\n]*\n\Z")
+
+    def test_forgets_too_soon(self) -> None:
+        """A contract by which a message comes again after it was forgotten: one line that names the rpc and the key."""
+        contract = load([shipped()])
+        contract.methods["/bookd.inventory.v1.InventoryService/AdjustStock"].delivery.expire_after.FromSeconds(86400)
+        daemon.require_memory(contract, "bookd.inventory.v1.InventoryService", 90_000)
+        daemon.require_memory(contract, "bookd.users.v1.UsersService", 60)
+        self.patch(daemon, "load", lambda sets: contract)
+        path = self.home / "bookd.toml"
+        path.write_text(CONFIG.replace("[inventory]", "[inventory]\nkeep_inbox = 89999", 1))
+        self.assertRegex(self.refusal(), r"\Abookd-inventory: `keep_inbox` [^\n]*AdjustStock[^\n]*\n\Z")
 
     def test_unknown_driver(self) -> None:
         """A database URL without its driver likewise."""

@@ -18,6 +18,7 @@ from bookd.mom.machine import (
     meaning,
     next_attempt,
     pause,
+    second_expiry,
 )
 from bookd.wire.mom.v1 import message_pb2
 from bookd.wire.policy.v1 import policy_pb2
@@ -158,6 +159,15 @@ class PolicyTests(SynchronousTestCase):
         delivery.retry.max_backoff.FromMicroseconds(5)
         delivery.expire_after.FromMicroseconds(6)
         self.assertEqual(self.defaults.of(delivery), Policy(2, 3, 5, 6, dead_letter_blocks_lane=True))
+
+    def test_second_expiry(self) -> None:
+        """A dead letter that is retried has its full time again, but not beyond a bound that begins with its acceptance;
+        from the bound on it is not retried."""
+        policy = self.defaults.of(policy_pb2.Delivery(dead_letter_blocks_lane=True))
+        self.assertEqual(policy.retry_within, self.defaults.retry_within)
+        last = 1000 + policy.retry_within
+        for now, expire_at in ((1000, 1017), (last - 17, last), (last - 1, last), (last, None), (last + 1, None)):
+            self.assertEqual(second_expiry(1000, now, policy), expire_at)
 
     def test_part_said(self) -> None:
         """The rest stays as it is by default."""

@@ -9,6 +9,7 @@ from bookd.bridge.status import detail
 from bookd.contract import metadata
 from bookd.errors import (
     BookdError,
+    FailedPrecondition,
     Internal,
     InvalidArgument,
     NotFound,
@@ -147,8 +148,8 @@ class QueuesTests(OperatorsTestCase):
                 await self.ask(verb, None, (metadata.REQUEST_ID, "r"))
 
 
-class DeadLettersTests(OperatorsTestCase):
-    """Dead letters."""
+class BrokenTestCase(OperatorsTestCase):
+    """A post that makes dead letters."""
 
     async def setUp(self) -> None:
         """The post fails at letters that say so."""
@@ -169,6 +170,29 @@ class DeadLettersTests(OperatorsTestCase):
         while message_id not in [each.message_id for each in (await self.letters()).dead_letters]:
             await self.pause(0.02)
         return message_id
+
+
+class OldLettersTests(BrokenTestCase):
+    """Dead letters that are too old as soon as they are dead."""
+
+    settings = {"retry_within": 0.001}  # noqa: RUF012
+
+    async def test_too_old(self) -> None:
+        """A letter that its service may have applied and forgotten is not retried, alone or with the others: it can be
+        seen, and discarded."""
+        name = f"deadletters/{await self.die('bad')}"
+        self.broken = False
+        with self.assertRaises(FailedPrecondition) as caught:
+            await self.ask("RetryDeadLetter", mom_pb2.RetryDeadLetterRequest(name=name))
+        self.assertEqual(caught.exception.reason, "DEAD_LETTER_TOO_OLD")
+        self.assertEqual((await self.ask("RetryDeadLetters")).retried, 0)
+        await self.ask("GetDeadLetter", mom_pb2.GetDeadLetterRequest(name=name))
+        await self.ask("DiscardDeadLetter", mom_pb2.DiscardDeadLetterRequest(name=name))
+        self.assertEqual(((await self.letters()).total_size, self.post.texts), (0, []))
+
+
+class DeadLettersTests(BrokenTestCase):
+    """Dead letters."""
 
     async def test_whole_life(self) -> None:
         """A poisoned message is a dead letter after its attempts, its neighbours untouched; the operator sees it with its
