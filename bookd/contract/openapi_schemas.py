@@ -107,8 +107,8 @@ def text(field: FieldDescriptor, enum: Callable[[EnumDescriptor], Schema]) -> Sc
     if field.enum_type is not None:
         return {"anyOf": [enum(field.enum_type), {"type": "integer", **_INT32}]}
     if field.cpp_type in _INTEGERS:
-        return {"type": "integer", **_INTEGERS[field.cpp_type]}
-    return _scalar(field, Way.OUT)
+        return {"type": "integer", **_INTEGERS[field.cpp_type]} | _rules(field)
+    return _scalar(field, Way.OUT) | _rules(field)
 
 
 class Schemas:
@@ -167,7 +167,7 @@ class Schemas:
 
     def field(self, field: FieldDescriptor, way: Way, *, partial: bool = False) -> Schema:
         """The schema of a field's value."""
-        schema = self._value(field, way) | _KNOWN_RULES.get(field.full_name, {})
+        schema = self._value(field, way) | _rules(field)
         required = is_required(field) and not partial
         if is_map(field):
             schema = {"type": "object", "additionalProperties": self._value(map_entry(field)[1], way)}
@@ -209,6 +209,14 @@ def _scalar(field: FieldDescriptor, way: Way) -> Schema:
         alphabets = "A-Za-z0-9+/" if way is Way.OUT else "A-Za-z0-9+/_-"
         return {"type": "string", "contentEncoding": "base64", "pattern": f"^[{alphabets}]*={{0,2}}$"}
     return {"type": "boolean" if kind == FieldDescriptor.CPPTYPE_BOOL else "string"}
+
+
+def _rules(field: FieldDescriptor) -> Schema:
+    """What the standards say of a field beyond its type: google.type, and AIP-158 of page_size."""
+    holder = field.containing_type
+    if field.name == "page_size" and holder is not None and "page_token" in holder.fields_by_name:
+        return {"minimum": 0}
+    return dict(_KNOWN_RULES.get(field.full_name, {}))
 
 
 def _exclusive(kind: Descriptor) -> list[Schema]:

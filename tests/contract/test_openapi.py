@@ -207,6 +207,13 @@ class DocumentTests(SynchronousTestCase):
         # It is required of an inner message, which need not be there.
         self.assertNotIn("required", query["inner.depth"])
 
+    def test_what_standards_say(self) -> None:
+        """Pages have no negative size, and currencies three letters, though the types would allow others."""
+        size = self.parameters("get", "/v1/books", "query")["page_size"]["schema"]
+        self.assertEqual((size["type"], size["minimum"], size["maximum"]), ("integer", 0, 2**31 - 1))
+        money = self.schemas["google.type.Money-input"]["properties"]
+        self.assertEqual((money["currency_code"]["pattern"], money["nanos"]["maximum"]), ("^[A-Z]{3}$", 999_999_999))
+
     def test_body_without_what_the_path_says(self) -> None:
         """What the path binds is neither in the body nor in the query."""
         self.assertEqual([*self.body("post", "/gliders/{number}")["properties"]], ["glider", "update_mask"])
