@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -9,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import attrs
+import msgspec
 from treq.client import HTTPClient
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -20,9 +23,13 @@ from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionP
 
 from bookd.bridge import tls
 from bookd.bridge.server import Server
-from bookd.config import Identity
+from bookd.config import Gateway as Config
+from bookd.config import Identity, Peer
 from bookd.contract import descriptors
 from bookd.errors import NotFound
+from bookd.gateway import tap
+from bookd.gateway.origin import Proxies
+from bookd.gateway.site import Bounds
 from bookd.pki import issue, make_authority
 from bookd.wire.inventory.v1 import inventory_pb2
 from bookd.wire.inventory.v1.inventory_pb2_grpc import add_InventoryServiceServicer_to_server
@@ -166,6 +173,46 @@ class TapTests(TestCase):
         self.assertTrue(5 < books.remaining < 11, books.remaining)  # gRPC rounds it up
         missing = await self.get("/v1/books/0")
         self.assertEqual((missing.code, (await missing.json())["detail"]), (404, "no book 0"))
+
+    async def test_limits(self) -> None:
+        """The limits are those of the configuration."""
+        config = self.home / "bookd.toml"
+        config.write_text(
+            config.read_text() + 'max_url = 100\nopen_burst = 1\ncors_origins = ["https://shop.example"]\n'
+        )
+        self.start()
+        answer = await self.get("/healthz", Origin="https://shop.example")
+        self.assertEqual(answer.headers.getRawHeaders("Access-Control-Allow-Origin"), ["https://shop.example"])
+        self.assertEqual((await self.get("/" + "a" * 200)).code, 414)
+        url = f"https://localhost:{self.port}/v1/sessions"
+        body = {"username": "ada", "password": "secret"}
+        statuses = [(await self.client.post(url, json=body)).code for _ in range(2)]
+        self.assertEqual(statuses, [503, 429])
+
+    async def test_no_proxy(self) -> None:
+        """A trusted proxy that is no address ends the process with a line that names it."""
+        config = self.home / "bookd.toml"
+        config.write_text(config.read_text() + 'trusted_proxies = ["proxy.example"]\n')
+        daemon = self.start()
+        self.assertEqual(await daemon.ended, 1)
+        self.assertIn(b"proxy.example", daemon.said)
+        self.assertNotIn(b"Traceback", daemon.said)
+
+    def test_bounds(self) -> None:
+        """Every bound is taken from the key of its name, and connections end where files do."""
+        names = {each.name for each in attrs.fields(Bounds)} - {"proxies"}
+        config = Config(
+            identity=Identity(certificate="c", private_key="k"),
+            mom=Peer(name="mom", addresses=["localhost:1"]),
+            **{name: number for number, name in enumerate(sorted(names), 1)},  # type: ignore[arg-type]
+        )
+        made = tap.bounds(config, Proxies())
+        self.assertEqual({name: getattr(made, name) for name in names}, {name: getattr(config, name) for name in names})
+        greedy = msgspec.structs.replace(config, max_connections=10**9)
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        if hard != resource.RLIM_INFINITY:
+            self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE))
+            self.assertLess(tap.bounds(greedy, Proxies()).max_connections, hard)
 
     async def test_busy_port(self) -> None:
         """A port that is taken is one line that names the port and the daemon, and exit status 1."""
