@@ -183,7 +183,7 @@ class Trial:
             else:
                 daemon.close()
         if self._repeatable:
-            self._again(path, fault.struck)
+            self._again(path, fault.struck, times=1)  # it was asked again already
             self._again(killed, fault.struck)
         return True
 
@@ -191,8 +191,8 @@ class Trial:
         nearest = min(self._states, key=lambda each: len(different(now, each)))
         self._expect(now == nearest, where, f"{who} left a part: {different(now, nearest)}")
 
-    def _again(self, path: Path, where: str) -> None:
-        for _ in range(2):
+    def _again(self, path: Path, where: str, times: int = 2) -> None:
+        for _ in range(times):
             answer = told(self.story, path)
             self._expect(
                 answer == self.answer, where, f"asked again, it answers {answer!r} in place of {self.answer!r}"

@@ -82,7 +82,7 @@ def lead(world_class: type[World], actions: list[tuple[Any, ...]]) -> None:
 class AnythingTests(SynchronousTestCase):
     """Every history."""
 
-    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(ACTIONS, min_size=5, max_size=40))
     def test_in_the_end(self, actions: list[tuple[Any, ...]]) -> None:
         """Nothing is lost, doubled, out of order or stuck."""
