@@ -34,6 +34,8 @@ OVERHEAD = 1024
 # Seconds before the trunk is tried again after it broke, and after a peer that is there refused it.
 _PAUSE, _LONG_PAUSE = 0.05, 30.0
 _BROKEN = frozenset(grpc.StatusCode) - {grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.PERMISSION_DENIED}
+# Seconds that the end of a stream that was cancelled may take.
+_PATIENCE = 1.0
 _LONGEST_TIMEOUT = 2**32 - 1  # milliseconds
 
 
@@ -102,6 +104,7 @@ class Trunk:
         self._waiting: dict[int, _Waiting] = {}
         self._writer: Writer | None = None
         self._last = 0
+        self._closed = False
         self._loop = loop()
         self._task = self._loop.create_task(self._run())
 
@@ -135,6 +138,7 @@ class Trunk:
 
     async def close(self, grace: float) -> None:
         """Take no further calls; end when those under way have ended, after `grace` seconds at the latest."""
+        self._closed = True
         writer, self._writer = self._writer, None
         if writer is not None and self._waiting:
             ended = [asyncio.ensure_future(_ended(each.deferred)) for each in self._waiting.values()]
@@ -142,14 +146,19 @@ class Trunk:
             for each in ended:
                 each.cancel()
         self._task.cancel()
-        await asyncio.wait([self._task])
+        await asyncio.wait([self._task], timeout=_PATIENCE)
         self._fail_all(Unavailable("the channel was closed", retry_after=1.0))
 
     # The stream.
 
     async def _run(self) -> None:
         while True:
-            code = await self._carry()
+            try:
+                code = await self._carry()
+            except asyncio.CancelledError:
+                if self._closed:
+                    raise
+                code = grpc.StatusCode.CANCELLED  # it was the stream that was cancelled, by the channel beneath
             self._fail_all(
                 Unavailable(f"the connection to {self._peer} broke", reason="CONNECTION_LOST", retry_after=1.0)
             )

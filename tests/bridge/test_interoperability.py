@@ -270,7 +270,7 @@ class ChannelTests(TestCase):
     """Our channel, calling a plain grpc.aio server."""
 
     async def setUp(self) -> None:
-        self.cancelled = asyncio.Event()
+        self.began, self.cancelled = asyncio.Event(), asyncio.Event()
         self.server = await from_asyncio(self.serve())
         self.channel = Channel([f"127.0.0.1:{self.port}"])
         self.channel.startService()
@@ -302,6 +302,7 @@ class ChannelTests(TestCase):
         if request == b"fail":
             await context.abort(grpc.StatusCode.NOT_FOUND, "not here")
         if request == b"hang":
+            self.began.set()
             try:
                 await asyncio.sleep(60)
             except asyncio.CancelledError:
@@ -357,7 +358,7 @@ class ChannelTests(TestCase):
     async def test_cancel(self) -> None:
         """Cancelling the Deferred cancels the call at the peer."""
         call = self.channel.unary_unary("/test.Echo/Unary")(b"hang")
-        await deferLater(reactor, 0.05)
+        await from_asyncio(asyncio.wait_for(self.began.wait(), 5))
         call.cancel()
         await self.assertFailure(call, CancelledError)
         await from_asyncio(asyncio.wait_for(self.cancelled.wait(), 5))
