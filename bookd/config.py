@@ -173,6 +173,8 @@ class Orders(Service, kw_only=True):
     database: str = "data/orders.sqlite"
     # How long CreateOrder waits for the inventory's decision before it answers with a pending order.
     patience: Seconds = 1.2
+    # An order that nobody has answered for so long is asked for again: its message may have been discarded.
+    sweep_after: Seconds = 600.0
 
 
 class Users(Service, kw_only=True):

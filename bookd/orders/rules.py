@@ -118,6 +118,12 @@ class News:
     items: tuple[Item, ...] = ()
 
 
+def matters(status: Status, step: Step) -> bool:
+    """Whether any answer to the step would change an order that stands so, or make the saga ask for something."""
+    nothing = (status, None)
+    return any(SAGA.get((status, step, answer), nothing) != nothing for answer in Answer)
+
+
 def lines(request: orders_pb2.CreateOrderRequest) -> tuple[Item, ...]:
     """The lines of a new order, those of one book added up. Raises `InvalidArgument` naming each field at fault."""
     checks = Checks()

@@ -6,8 +6,9 @@ the relay brings it or, later, the MOM by ApplyOutcome. All messages of an order
 sent before the reservation.
 
 A step is open until its outcome is applied. Its message then is in the outbox, and the relay sends it; or it is not, and
-the MOM has it on disk and will bring the outcome. So after a restart nothing has to be looked for: what is in the outbox
-is sent again, and an order that is PENDING without a message in the outbox is the MOM's business.
+the MOM has it on disk and will bring the outcome. So after a restart nothing has to be looked for. Should the MOM have
+lost it nevertheless, because an operator discarded it or an older backup was restored, `bookd.orders.sweep` puts the
+message into the outbox again.
 """
 
 from uuid import UUID, uuid5
@@ -49,11 +50,11 @@ MOST_PENDING = 100_000
 AGAIN_AFTER = 30_000_000
 
 
-def place(connection: Connection, order: Order, principal: policy_pb2.Principal, trace: Trace) -> Order:
+def place(connection: Connection, order: Order, trace: Trace) -> Order:
     """Store a new order and ask for its first step."""
     store.add(connection, order)
     _tell(connection, order, trace)
-    _ask(connection, order, rules.first_step(order), trace, order.created_at, principal=principal)
+    _ask(connection, order, rules.first_step(order), trace, order.created_at)
     return order
 
 
@@ -143,28 +144,26 @@ def _news(order: Order, step: Step, outcome: message_pb2.Outcome) -> News:
         return News(Answer.LOST, f"the answer cannot be read: {error}")
 
 
-def _ask(
-    connection: Connection,
-    order: Order,
-    step: Step,
-    trace: Trace,
-    now: int,
-    *,
-    principal: policy_pb2.Principal | None = None,
-    pause: int = 0,
-) -> None:
+def message(order: Order, step: Step, message_id: str, trace: Trace) -> outbox.Message:
+    """The message that asks for a step. It is the same whenever it is made, but for the trace."""
+    method, request, reply_to = _call(order, step)
+    # Users looks at who asks: the address is read with the right of the user whose order it is, and no other.
+    asks = policy_pb2.Principal(subject=order.user_id, roles=["customer"]) if step is Step.ADDRESS else None
+    principal = asks.SerializeToString() if asks is not None else b""
+    return outbox.Message(message_id, order.order_id, method, request, principal, reply_to, trace)
+
+
+def _ask(connection: Connection, order: Order, step: Step, trace: Trace, now: int, *, pause: int = 0) -> None:
     asked: int = connection.execute(
         select(func.count()).select_from(steps).where(steps.c.order_id == order.order_id, steps.c.step == step.value)
     ).scalar_one()
     # The first message of a step is named after it; so it cannot be sent twice under two names.
     name = f"{step.value}/{asked}" if asked else step.value
     message_id = str(uuid5(UUID(order.order_id), name))
-    method, request, reply_to = _call(order, step)
-    # Users looks at who asks: the address is read with the right of the user whose order it is.
-    packed = principal.SerializeToString() if principal is not None and step is Step.ADDRESS else b""
-    message = outbox.Message(message_id, order.order_id, method, request, packed, reply_to, trace)
-    connection.execute(steps.insert().values(message_id=message_id, order_id=order.order_id, step=step.value))
-    outbox.put(connection, message, now, now + pause)
+    connection.execute(
+        steps.insert().values(message_id=message_id, order_id=order.order_id, step=step.value, sweep_from=now + pause)
+    )
+    outbox.put(connection, message(order, step, message_id, trace), now, now + pause)
 
 
 def _call(order: Order, step: Step) -> tuple[str, bytes, str]:

@@ -12,9 +12,12 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    text,
 )
 
 from bookd.storage import inbox, outbox
+
+_OPEN, _DONE = text("done_at IS NULL"), text("done_at IS NOT NULL")
 
 metadata = MetaData()
 
@@ -91,8 +94,16 @@ steps = Table(
         "order_id", String(36), ForeignKey("orders.order_id"), nullable=False, index=True, comment="whose saga it is"
     ),
     Column("step", String(7), nullable=False, comment="ADDRESS, RESERVE or RELEASE"),
+    Column(
+        "sweep_from",
+        BigInteger,
+        nullable=False,
+        comment="the sweep comes `sweep_after` after this time; microseconds since the epoch, UTC",
+    ),
     Column("done_at", BigInteger, comment="when its outcome was applied; null while it is open"),
     CheckConstraint("step IN ('ADDRESS', 'RESERVE', 'RELEASE')", name="steps_step"),
+    Index("steps_open", "sweep_from", sqlite_where=_OPEN, postgresql_where=_OPEN),
+    Index("steps_done", "done_at", sqlite_where=_DONE, postgresql_where=_DONE),
     comment="the saga of each order: what was asked of others, and whether they answered",
 )
 

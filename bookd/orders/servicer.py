@@ -73,9 +73,7 @@ class OrdersServicer(orders_pb2_grpc.OrdersServiceServicer):
             updated_at=now,
         )
         trace = _trace(context)
-        placed = await self._write_once(
-            context, now, lambda connection: saga.place(connection, order, principal, trace)
-        )
+        placed = await self._write_once(context, now, lambda connection: saga.place(connection, order, trace))
         if placed.user_id != principal.subject:
             raise InvalidArgument("the message id was used by somebody else", reason="IDEMPOTENCY_KEY_REUSED")
         return await self._after_the_saga(placed.order_id, context)

@@ -16,7 +16,7 @@ from bookd.bridge import daemon
 from bookd.bridge.desk import Desk
 from bookd.bridge.relay import Relay
 from bookd.bridge.upkeep import Upkeep, removing
-from bookd.orders import saga
+from bookd.orders import saga, sweep
 from bookd.orders.news import News
 from bookd.orders.servicer import OrdersServicer
 from bookd.storage import inbox
@@ -60,5 +60,9 @@ def makeService(options: daemon.Options) -> IService:
         desk, news=news, wake=relay.wake, now=now, new_id=lambda: str(uuid7()), patience=table.patience
     )
     add_OrdersServiceServicer_to_server(servicer, server)
-    upkeep = Upkeep(running, {"inbox": removing(desk, inbox.purge, now, table.keep_inbox)})
-    return daemon.daemon(NAME, desk, upkeep, channel, relay, server)
+    chores = {
+        "inbox": removing(desk, inbox.purge, now, table.keep_inbox),
+        "steps": removing(desk, sweep.forget, now, table.keep_inbox),
+        "sweep": sweep.sweeping(desk, relay.wake, now, table.sweep_after),
+    }
+    return daemon.daemon(NAME, desk, Upkeep(running, chores), channel, relay, server)

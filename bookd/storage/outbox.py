@@ -104,26 +104,28 @@ def define(metadata: MetaData) -> Table:
 _outbox = define(_metadata)
 
 
-def put(connection: Connection, message: Message, now: int, not_before: int | None = None) -> None:
+def put(connection: Connection, message: Message, now: int, not_before: int | None = None) -> bool:
     """Add a message, to be sent from `not_before` on if that is given, `LONGEST_WAIT` from now at most. Putting the id of
-    one that is still there changes nothing."""
-    if connection.execute(select(_outbox.c.seq).where(_outbox.c.message_id == message.message_id)).first() is None:
-        connection.execute(
-            _outbox.insert().values(
-                message_id=message.message_id,
-                lane=message.lane,
-                method=message.method,
-                request=message.request,
-                principal=message.principal,
-                reply_to=message.reply_to,
-                request_id=message.trace.request_id,
-                traceparent=message.trace.traceparent,
-                attempts=0,
-                ready_at=now if not_before is None else not_before,
-                last_error="",
-                created_at=now,
-            )
+    one that is still there changes nothing, and answers False."""
+    if connection.execute(select(_outbox.c.seq).where(_outbox.c.message_id == message.message_id)).first() is not None:
+        return False
+    connection.execute(
+        _outbox.insert().values(
+            message_id=message.message_id,
+            lane=message.lane,
+            method=message.method,
+            request=message.request,
+            principal=message.principal,
+            reply_to=message.reply_to,
+            request_id=message.trace.request_id,
+            traceparent=message.trace.traceparent,
+            attempts=0,
+            ready_at=now if not_before is None else not_before,
+            last_error="",
+            created_at=now,
         )
+    )
+    return True
 
 
 def due(connection: Connection, now: int, limit: int) -> list[Row]:

@@ -15,9 +15,9 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from bookd.bridge.relay import Relay
-from bookd.bridge.status import from_status
 from bookd.contract import metadata
 from bookd.contract.call import Call, fingerprint
+from bookd.contract.status import from_status
 from bookd.errors import BookdError, NotFound, Unavailable
 from bookd.orders import saga, schema, store
 from bookd.orders.news import News

@@ -74,7 +74,7 @@ class EventTests(SynchronousTestCase):
         self.addCleanup(self.connection.close)
 
     def place(self, **changes: Any) -> None:
-        saga.place(self.connection, pending(ORDER_ID, **changes), OWNER, TRACE)
+        saga.place(self.connection, pending(ORDER_ID, **changes), TRACE)
 
     def load(self) -> Order:
         order = store.load(self.connection, ORDER_ID)
@@ -175,8 +175,8 @@ class EventTests(SynchronousTestCase):
         self.place()
         saga.apply(self.connection, outcome(self.connection, "RESERVE", reserved()), TRACE, 2)
         waiting, others = str(UUID(int=1)), str(UUID(int=2))
-        saga.place(self.connection, pending(waiting), OWNER, TRACE)
-        saga.place(self.connection, pending(others, user_id=OTHER), OWNER, TRACE)
+        saga.place(self.connection, pending(waiting), TRACE)
+        saga.place(self.connection, pending(others, user_id=OTHER), TRACE)
         self.assertEqual(saga.user_deleted(self.connection, USER, TRACE, 3), [waiting])
         self.assertEqual(saga.user_deleted(self.connection, USER, TRACE, 4), [])
         states = {each: store.load(self.connection, each) for each in (ORDER_ID, waiting, others)}
@@ -280,20 +280,20 @@ class CrashTests(SynchronousTestCase):
     def test_placing(self) -> None:
         """The order, its lines, its step and its message come together."""
         self.crash_everywhere(
-            lambda connection: None, lambda connection: saga.place(connection, pending(ORDER_ID), OWNER, TRACE)
+            lambda connection: None, lambda connection: saga.place(connection, pending(ORDER_ID), TRACE)
         )
 
     def test_reservation(self) -> None:
         """The state, the prices and the end of the step come together."""
         self.crash_everywhere(
-            lambda connection: saga.place(connection, pending(ORDER_ID), OWNER, TRACE),
+            lambda connection: saga.place(connection, pending(ORDER_ID), TRACE),
             lambda connection: saga.apply(connection, outcome(connection, "RESERVE", reserved()), TRACE, 2),
         )
 
     def test_lost_reservation(self) -> None:
         """The rejection and the release that it needs come together."""
         self.crash_everywhere(
-            lambda connection: saga.place(connection, pending(ORDER_ID), OWNER, TRACE),
+            lambda connection: saga.place(connection, pending(ORDER_ID), TRACE),
             lambda connection: saga.apply(connection, outcome(connection, "RESERVE", code=13), TRACE, 2),
         )
 
@@ -301,14 +301,14 @@ class CrashTests(SynchronousTestCase):
         """The address and the reservation that it allows come together."""
         user = users_pb2.User(address="1 Elm Street")
         self.crash_everywhere(
-            lambda connection: saga.place(connection, pending(ORDER_ID, address=""), OWNER, TRACE),
+            lambda connection: saga.place(connection, pending(ORDER_ID, address=""), TRACE),
             lambda connection: saga.apply(connection, outcome(connection, "ADDRESS", user), TRACE, 2),
         )
 
     def test_cancelling(self) -> None:
         """The cancellation and the release come together."""
         self.crash_everywhere(
-            lambda connection: saga.place(connection, pending(ORDER_ID), OWNER, TRACE),
+            lambda connection: saga.place(connection, pending(ORDER_ID), TRACE),
             lambda connection: saga.cancel(connection, ORDER_ID, OWNER, TRACE, 2),
         )
 
