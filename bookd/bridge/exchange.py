@@ -16,9 +16,9 @@ from google.rpc import status_pb2
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
-from bookd.bridge import status
 from bookd.bridge.context import Context
 from bookd.bridge.trunk import CARRY, Writer
+from bookd.contract.status import to_status
 from bookd.errors import BookdError, Cancelled, ResourceExhausted, Unavailable, Unimplemented
 from bookd.wire.bridge.v1.trunk_pb2 import Call, Frame
 
@@ -191,7 +191,7 @@ class _Line:
     def _fail(self, number: int, path: str, error: Exception, failure: Failure | None = None) -> None:
         if isinstance(error, CancelledError):
             error = Cancelled("the call was cancelled")
-        told: status_pb2.Status = status.to_status(self._server.told(path, error))
+        told: status_pb2.Status = to_status(self._server.told(path, error))
         self._writer.frame(told.ByteSize()).answers.add(id=number).status.CopyFrom(told)
 
 

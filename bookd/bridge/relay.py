@@ -25,8 +25,8 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from bookd.bridge.status import detail, to_status
 from bookd.contract import metadata
+from bookd.contract.status import detail, to_status
 from bookd.errors import FINAL, BookdError
 from bookd.storage import outbox
 from bookd.wire.mom.v1 import message_pb2

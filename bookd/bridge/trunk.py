@@ -19,8 +19,8 @@ from attrs import define
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from bookd.bridge import status
 from bookd.bridge.reactor import loop
+from bookd.contract.status import from_status
 from bookd.errors import BookdError, DeadlineExceeded, Unavailable
 from bookd.wire.bridge.v1.trunk_pb2 import Answer, Call, Frame
 
@@ -202,7 +202,7 @@ class Trunk:
         if waiting is None:
             return  # it was cancelled, or was late
         if answer.HasField("status"):
-            waiting.deferred.errback(status.from_status(answer.status))
+            waiting.deferred.errback(from_status(answer.status))
         else:
             waiting.deferred.callback(answer.response)
 

@@ -5,7 +5,7 @@ The paths of the service that answers for operations stand here and nowhere else
 
 from google.longrunning import operations_pb2
 
-from bookd.bridge.status import detail, from_status
+from bookd.contract.status import detail, from_status
 from bookd.errors import BookdError, Internal, Unavailable
 from bookd.gateway.calls import Calls, Metadata
 from bookd.wire.mom.v1 import message_pb2

@@ -8,8 +8,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.protobuf.wrappers_pb2 import BytesValue
 from google.rpc import status_pb2
 
-from bookd.bridge.status import from_status, to_status
 from bookd.contract.descriptors import Contract
+from bookd.contract.status import from_status, to_status
 from bookd.errors import BookdError, Code, NotFound, Unavailable
 from bookd.mom.machine import Event, MessageState
 from bookd.mom.store import Kept, Outcome

@@ -4,7 +4,8 @@ from google.longrunning import operations_pb2
 from google.rpc import status_pb2
 from twisted.trial.unittest import SynchronousTestCase
 
-from bookd.bridge.status import detail, from_call, from_status, grpc_code, to_status, trailing_metadata
+from bookd.bridge.status import from_call, grpc_code, trailing_metadata
+from bookd.contract.status import detail, from_status, to_status
 from bookd.errors import BY_CODE, Code, InvalidArgument, NotFound, Unavailable, Unknown, Violation
 from bookd.wire.mom.v1 import message_pb2
 

@@ -9,7 +9,7 @@ from google.type.money_pb2 import Money
 from sqlalchemy import Engine
 from twisted.python.failure import Failure
 
-from bookd.bridge.status import detail
+from bookd.contract.status import detail
 from bookd.errors import FINAL, BookdError
 from bookd.inventory import store as inventory_store
 from bookd.inventory.rules import Draft

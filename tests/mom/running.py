@@ -18,9 +18,9 @@ from bookd.bridge.channel import Channel
 from bookd.bridge.context import Context
 from bookd.bridge.methods import RawMethod
 from bookd.bridge.server import Server
-from bookd.bridge.status import detail
 from bookd.config import Mom
 from bookd.contract import metadata
+from bookd.contract.status import detail
 from bookd.errors import BookdError, Unavailable
 from bookd.mom import tap
 from bookd.mom.destination import Destination

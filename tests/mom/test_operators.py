@@ -5,8 +5,8 @@ from uuid import uuid4
 
 from google.longrunning.operations_pb2 import GetOperationRequest
 
-from bookd.bridge.status import detail
 from bookd.contract import metadata
+from bookd.contract.status import detail
 from bookd.errors import (
     BookdError,
     FailedPrecondition,

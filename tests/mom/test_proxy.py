@@ -9,8 +9,8 @@ from uuid import uuid4
 from google.protobuf.wrappers_pb2 import StringValue
 from twisted.internet.defer import CancelledError, Deferred
 
-from bookd.bridge.status import detail
 from bookd.contract import metadata
+from bookd.contract.status import detail
 from bookd.errors import (
     BookdError,
     DeadlineExceeded,

@@ -7,8 +7,8 @@ from sqlalchemy import text
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
-from bookd.bridge.status import detail
 from bookd.contract.call import fingerprint
+from bookd.contract.status import detail
 from bookd.errors import (
     BookdError,
     Cancelled,

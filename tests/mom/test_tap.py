@@ -20,10 +20,10 @@ from twisted.trial.unittest import TestCase
 from bookd import config, pki
 from bookd.bridge import tls
 from bookd.bridge.channel import Channel
-from bookd.bridge.status import detail
 from bookd.command.supervise import STOP_SECONDS
 from bookd.config import Identity
 from bookd.contract import metadata
+from bookd.contract.status import detail
 from bookd.errors import PermissionDenied, Unavailable
 from bookd.mom import tap
 from bookd.wire.mom.v1 import message_pb2
