@@ -77,6 +77,15 @@ def message_id(who: Somebody, key: str) -> str:
     return str(uuid5(NAMESPACE, f"{who.user_id}\n{key}"))
 
 
+@frozen
+class Sent:
+    """A write that was acknowledged, and how its answer is read."""
+
+    operation: Operation
+    request: Request
+    told: Callable[[Any], Mapping[str, Any]]
+
+
 class Client:
     """Speaks for one user. `gave_up` says whether the run is over."""
 
@@ -95,6 +104,8 @@ class Client:
         self.history = history
         self.chance = chance
         self.gave_up = gave_up
+        # What was acknowledged, to be sent once more.
+        self.sent: list[Sent] = []
         self._reactor = reactor
         self._url = url
         self._pool = HTTPConnectionPool(reactor)
@@ -147,6 +158,36 @@ class Client:
     ) -> None:
         """Send until there is a final answer, or until the run is over. `accepted` is called at the first
         acknowledgement; `told` makes of the answer's body what the history remembers."""
+        await self._until_answered(operation, request, told, accepted)
+        if operation.acknowledged:
+            self.sent.append(Sent(operation, request, told))
+
+    async def repeat(self, sent: Sent) -> str:
+        """Send again what was acknowledged long ago, under its key; answers what is wrong with the answer."""
+        while not self.gave_up():
+            try:
+                answer = await self.ask(sent.request)
+            except Silence:
+                answer = None
+            if answer is None or answer.status in BUSY:
+                await self._pause(0.5)
+                continue
+            name = f"{sent.operation.kind} {sent.operation.number}, sent again in the end,"
+            if not 200 <= answer.status < 300 or answer.status == 202:
+                return f"{name} is answered {answer.status} {answer.reason}"
+            now, then = sent.told(answer.body), sent.operation.result
+            # An order is answered as it is; whatever else has an identity or a version has the same one.
+            different = [key for key in ("order_id", "version") if now.get(key) != then.get(key)]
+            return f"{name} is answered {dict(now)} and not {dict(then)}" if different else ""
+        return ""
+
+    async def _until_answered(
+        self,
+        operation: Operation,
+        request: Request,
+        told: Callable[[Any], Mapping[str, Any]],
+        accepted: Callable[[], None],
+    ) -> None:
         asks_again = self.chance.random() < 0.3
         while not self.gave_up():
             try:

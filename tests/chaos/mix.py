@@ -6,12 +6,12 @@ from random import Random
 from typing import Any
 from uuid import uuid4
 
-from attrs import frozen
+from attrs import evolve, frozen
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 
 from tests.chaos import effects
-from tests.chaos.checker import Seen, Verdict, check
+from tests.chaos.checker import Anomaly, Fault, Seen, Verdict, check
 from tests.chaos.client import NOBODY, Client, Request, Somebody
 from tests.chaos.history import History
 from tests.chaos.nemesis import KINDS, PACE, schedule
@@ -23,6 +23,8 @@ from tests.chaos.workload import PRICE, CustomerHand, Hand, Shelf, StaffHand, in
 REST = 60.0
 # Seconds that the suite must have nothing to do before it counts as quiet.
 STILL = 1.0
+# Writes that are sent once more in the end.
+REPEATED = 200
 PASSWORD = "correct horse battery"
 
 
@@ -67,6 +69,7 @@ class Mix:
         await gatherResults(working)
         await quiet(self._reactor, self._theatre.data, self._plan.rest)
         rested = self._reactor.seconds()
+        repeated = await self._repeat()
         seen = await self._look()
         await self.close()
         await self._theatre.stop()
@@ -76,9 +79,11 @@ class Mix:
             "writes a second": round(acknowledged / (healed - begun)),
             "seconds to rest": round(rested - healed, 1),
             "answers 500": sum(note["event"] == "broken" for note in self._history.notes),
+            "critical in the logs": self._theatre.cries(),
         }
         title = f"mix: seed {self._plan.seed}, {self._plan.seconds:g} s, {len(hands)} hands"
-        return make_report(title, self._theatre, verdict, figures, self._plan.kinds)
+        found = [*verdict.anomalies, *(Anomaly(Fault.UNEXPECTED, each) for each in repeated)]
+        return make_report(title, self._theatre, evolve(verdict, anomalies=found), figures, self._plan.kinds)
 
     async def prepare(self) -> tuple[list[Hand], Shelf]:
         """Start the daemons; make the users and the books of the run."""
@@ -119,6 +124,13 @@ class Mix:
         """Close the clients' connections."""
         for client in self._clients:
             await client.close()
+
+    async def _repeat(self) -> list[str]:
+        """Send some of what was acknowledged once more; answers what was wrong with the answers."""
+        self._over_at = self._reactor.seconds() + self._plan.rest
+        sent = [(client, each) for client in self._clients for each in client.sent]
+        chosen = self._chance("repeat").sample(sent, min(REPEATED, len(sent)))
+        return [wrong for client, each in chosen if (wrong := await client.repeat(each))]
 
     async def _look(self) -> Seen:
         staff = next(client for client in self._clients if client.who.token)
