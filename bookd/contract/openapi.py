@@ -18,7 +18,8 @@ from bookd.contract.codec_decode import is_map
 from bookd.contract.comments import prose, sentence
 from bookd.contract.descriptors import Contract
 from bookd.contract.openapi_paths import Place, place
-from bookd.contract.openapi_schemas import Schema, Schemas, Way, comment_name, is_required, one_value, text
+from bookd.contract.openapi_rules import is_required
+from bookd.contract.openapi_schemas import Schema, Schemas, Way, comment_name, one_value, text
 from bookd.contract.template import ANY_VERB
 from bookd.wire.policy.v1 import policy_pb2
 
@@ -116,7 +117,7 @@ class _Document:
             plain = {"type": "string"}
             schema: Schema = text(field, self._schemas.enum) if field is not None and whole else plain
             last = index == len(where.names) - 1
-            if schema == {"type": "string"} and not (last and where.rest):
+            if schema.get("type") == "string" and not (last and where.rest):
                 # A part of a resource's name stands between slashes; a value of its own may have them, percent-encoded.
                 schema |= {"minLength": 1} if whole else {"pattern": "^[^/]+$"}
             about = self._about(field) if field is not None else ""
@@ -137,8 +138,6 @@ class _Document:
             needed = is_required(field) and "." not in name
             if field.is_repeated:
                 schema = {"type": "array", "items": schema}
-            elif needed and schema == {"type": "string"}:
-                schema["minLength"] = 1
             parameter: Schema = {"name": name, "in": "query", "schema": schema}
             if needed:
                 parameter["required"] = True

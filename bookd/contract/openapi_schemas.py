@@ -3,7 +3,8 @@
 Each message has two. What comes out is the proto JSON mapping as the codec writes it: members without presence are
 always there, integers of 64 bits are strings, enums names. Further members may come with a later version. What goes in
 is what the codec takes, which is more: integers as strings too, enums by number too, null for what is absent; but no
-unknown member. REQUIRED and OUTPUT_ONLY (google/api/field_behavior.proto) and the comments of the protos are in both.
+unknown member, and what the protos' bounds allow. REQUIRED and OUTPUT_ONLY (google/api/field_behavior.proto) and the comments
+of the protos are in both.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 
 from bookd.contract.codec_decode import is_map, map_entry
 from bookd.contract.comments import prose
+from bookd.contract.openapi_rules import asked, behaves, is_required, items, standards
 
 Schema = dict[str, Any]
 
@@ -60,24 +62,8 @@ _WELL_KNOWN: Final[Mapping[str, Schema]] = {
 }
 _WRAPPERS: Final = "google/protobuf/wrappers.proto"
 _NULL: Final = "google.protobuf.NullValue"
-# What the comments of google.type say, as rules. By the field's full name.
-_KNOWN_RULES: Final[Mapping[str, Schema]] = {
-    "google.type.Money.currency_code": {"pattern": "^[A-Z]{3}$", "examples": ["EUR"]},
-    "google.type.Money.nanos": {"minimum": -999_999_999, "maximum": 999_999_999},
-}
 # A oneof of more members than this is told in words only.
 _TOLD_IN_PAIRS: Final = 6
-
-
-def behaves(field: FieldDescriptor, behavior: int) -> bool:
-    """Whether a field has a google.api.field_behavior."""
-    options: Any = field.GetOptions()
-    return behavior in options.Extensions[field_behavior_pb2.field_behavior]
-
-
-def is_required(field: FieldDescriptor) -> bool:
-    """Whether a request must have the field, and not at its default."""
-    return behaves(field, field_behavior_pb2.REQUIRED)
 
 
 def comment_name(field: FieldDescriptor) -> str:
@@ -107,8 +93,10 @@ def text(field: FieldDescriptor, enum: Callable[[EnumDescriptor], Schema]) -> Sc
     if field.enum_type is not None:
         return {"anyOf": [enum(field.enum_type), {"type": "integer", **_INT32}]}
     if field.cpp_type in _INTEGERS:
-        return {"type": "integer", **_INTEGERS[field.cpp_type]} | _rules(field)
-    return _scalar(field, Way.OUT) | _rules(field)
+        schema: Schema = {"type": "integer", **_INTEGERS[field.cpp_type]}
+    else:
+        schema = _scalar(field, Way.OUT)
+    return schema | standards(field) | asked(field, required=is_required(field))
 
 
 class Schemas:
@@ -167,16 +155,16 @@ class Schemas:
 
     def field(self, field: FieldDescriptor, way: Way, *, partial: bool = False) -> Schema:
         """The schema of a field's value."""
-        schema = self._value(field, way) | _rules(field)
         required = is_required(field) and not partial
+        schema = self._value(field, way) | standards(field)
+        if way is Way.IN:
+            schema |= asked(field, required=required)
         if is_map(field):
             schema = {"type": "object", "additionalProperties": self._value(map_entry(field)[1], way)}
         elif field.is_repeated:
             schema = {"type": "array", "items": schema}
-            if required and way is Way.IN:
-                schema["minItems"] = 1
-        elif required and way is Way.IN and field.type == FieldDescriptor.TYPE_STRING:
-            schema["minLength"] = 1
+            if way is Way.IN:
+                schema |= items(field, required=required)
         if way is Way.IN and not required:
             schema = _or_null(schema)
         if behaves(field, field_behavior_pb2.OUTPUT_ONLY):
@@ -209,14 +197,6 @@ def _scalar(field: FieldDescriptor, way: Way) -> Schema:
         alphabets = "A-Za-z0-9+/" if way is Way.OUT else "A-Za-z0-9+/_-"
         return {"type": "string", "contentEncoding": "base64", "pattern": f"^[{alphabets}]*={{0,2}}$"}
     return {"type": "boolean" if kind == FieldDescriptor.CPPTYPE_BOOL else "string"}
-
-
-def _rules(field: FieldDescriptor) -> Schema:
-    """What the standards say of a field beyond its type: google.type, and AIP-158 of page_size."""
-    holder = field.containing_type
-    if field.name == "page_size" and holder is not None and "page_token" in holder.fields_by_name:
-        return {"minimum": 0}
-    return dict(_KNOWN_RULES.get(field.full_name, {}))
 
 
 def _exclusive(kind: Descriptor) -> list[Schema]:

@@ -13,6 +13,9 @@ from bookd.contract.descriptors import Contract
 from bookd.contract.openapi_parts import PARAMETERS
 from bookd.gateway.problem import BY_CODE, BY_REASON
 from bookd.gateway.routes import route_table
+from bookd.inventory import rules as inventory
+from bookd.orders import rules as orders
+from bookd.users import rules as users
 from tests.gateway import kites
 
 GLIDERS = """
@@ -316,3 +319,44 @@ class DocumentTests(SynchronousTestCase):
         """A stream is lines of JSON, or events."""
         content = self.operation("get", "/v1/events")["responses"]["200"]["content"]
         self.assertEqual([*content], ["application/x-ndjson", "text/event-stream"])
+
+
+class BoundsTests(SynchronousTestCase):
+    """What the protos say that a request may hold, against what the services check."""
+
+    def setUp(self) -> None:
+        self.schemas = document(kites.contract())["components"]["schemas"]
+
+    def property(self, message: str, name: str) -> Any:
+        """The schema of a member of a request."""
+        return self.schemas[f"bookd.{message}-input"]["properties"][name]
+
+    def test_agree(self) -> None:
+        """The bounds are the constants of the services' rules."""
+        for message, name, key, bound in (
+            ("users.v1.RegisterUserRequest", "password", "minLength", users.MIN_PASSWORD),
+            ("users.v1.RegisterUserRequest", "password", "maxLength", users.MAX_PASSWORD),
+            ("users.v1.RegisterUserRequest", "email", "maxLength", users.MAX_EMAIL),
+            ("users.v1.RegisterUserRequest", "full_name", "maxLength", users.MAX_FULL_NAME),
+            ("users.v1.RegisterUserRequest", "address", "maxLength", users.MAX_ADDRESS),
+            ("inventory.v1.Book", "title", "maxLength", inventory.MAX_TEXT),
+            ("inventory.v1.Book", "author", "maxLength", inventory.MAX_TEXT),
+            ("orders.v1.CreateOrderRequest", "items", "maxItems", orders.MAX_LINES),
+            ("orders.v1.CreateOrderRequest", "shipping_address", "maxLength", orders.MAX_ADDRESS),
+            ("orders.v1.OrderItem", "quantity", "maximum", orders.MAX_QUANTITY),
+        ):
+            self.assertEqual(self.property(message, name)[key], bound, f"{message}.{name}")
+
+    def test_patterns(self) -> None:
+        """What a pattern allows is what the rules take; a member that need not be there may be empty."""
+        pattern = re.compile(self.property("users.v1.RegisterUserRequest", "username")["pattern"])
+        for name in ("ana", "a.b-c_d", "x" * 64, "ab", "x" * 65, "", "a b", "é" * 3):
+            self.assertEqual(pattern.search(name) is not None, users.is_username(name), name)
+        query = document(kites.contract())["paths"]["/v1/books"]["post"]["parameters"][0]
+        allowed = re.compile(query["schema"]["pattern"])
+        for name, right in (("", True), ("a-1", True), ("a b", False), ("x" * 65, False)):
+            self.assertEqual(allowed.search(name) is not None, right, name)
+
+    def test_answers_are_not_bound(self) -> None:
+        """Only requests are: what was stored under older rules is still answered."""
+        self.assertEqual([*self.schemas["bookd.inventory.v1.Book"]["properties"]["title"]], ["type", "description"])

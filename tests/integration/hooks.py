@@ -1,4 +1,4 @@
-"""What schemathesis does not ask: to delete the very user, or to end the sessions, that it asks as."""
+"""What schemathesis does not do: delete the very user, or end the sessions, that it asks as."""
 
 import os
 from typing import Any
@@ -9,7 +9,9 @@ SELF = "BOOKD_FUZZ_SELF"
 
 
 @schemathesis.hook
-def filter_case(context: Any, case: Any) -> bool:
-    """Whether to ask this."""
-    named = (case.path_parameters or {}).get("user_id")
-    return case.method == "GET" or named is None or named != os.environ.get(SELF)
+def map_case(context: Any, case: Any) -> Any:
+    """A request that would change who asks is made for somebody who is not there."""
+    named = case.path_parameters or {}
+    if case.method != "GET" and named.get("user_id") == os.environ.get(SELF):
+        named["user_id"] = "nobody"
+    return case

@@ -31,7 +31,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.type import money_pb2 as google_dot_type_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"bookd/inventory/v1/inventory.proto\x12\x12\x62ookd.inventory.v1\x1a\x1c\x62ookd/policy/v1/policy.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"\x88\x02\n\x04\x42ook\x12\x0f\n\x07\x62ook_id\x18\x01 \x01(\t\x12\x13\n\x05title\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06\x61uthor\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0c\n\x04isbn\x18\x04 \x01(\t\x12\r\n\x05stock\x18\x05 \x01(\x05\x12\'\n\x05price\x18\x06 \x01(\x0b\x32\x12.google.type.MoneyB\x04\xe2\x41\x01\x02\x12\x34\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\t \x01(\tB\x04\xe2\x41\x01\x03\"R\n\x11\x43reateBookRequest\x12,\n\x04\x62ook\x18\x01 \x01(\x0b\x32\x18.bookd.inventory.v1.BookB\x04\xe2\x41\x01\x02\x12\x0f\n\x07\x62ook_id\x18\x02 \x01(\t\"\'\n\x0eGetBookRequest\x12\x15\n\x07\x62ook_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"H\n\x10ListBooksRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"i\n\x11ListBooksResponse\x12\'\n\x05\x62ooks\x18\x01 \x03(\x0b\x32\x18.bookd.inventory.v1.Book\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\"r\n\x11UpdateBookRequest\x12,\n\x04\x62ook\x18\x01 \x01(\x0b\x32\x18.bookd.inventory.v1.BookB\x04\xe2\x41\x01\x02\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"*\n\x11\x44\x65leteBookRequest\x12\x15\n\x07\x62ook_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"J\n\x12\x41\x64justStockRequest\x12\x15\n\x07\x62ook_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1d\n\x0fquantity_change\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x02\"h\n\x0cReservedItem\x12\x0f\n\x07\x62ook_id\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x05\x12&\n\nunit_price\x18\x03 \x01(\x0b\x32\x12.google.type.Money\x12\r\n\x05title\x18\x04 \x01(\t\"\x97\x01\n\x0bReservation\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x35\n\x06status\x18\x02 \x01(\x0e\x32%.bookd.inventory.v1.ReservationStatus\x12/\n\x05items\x18\x03 \x03(\x0b\x32 .bookd.inventory.v1.ReservedItem\x12\x0e\n\x06reason\x18\x04 \x01(\t\"d\n\x13ReserveStockRequest\x12\x16\n\x08order_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x35\n\x05items\x18\x02 \x03(\x0b\x32 .bookd.inventory.v1.ReservedItemB\x04\xe2\x41\x01\x02\"-\n\x13ReleaseStockRequest\x12\x16\n\x08order_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02*\x9a\x01\n\x11ReservationStatus\x12\"\n\x1eRESERVATION_STATUS_UNSPECIFIED\x10\x00\x12\x1f\n\x1bRESERVATION_STATUS_RESERVED\x10\x01\x12\x1f\n\x1bRESERVATION_STATUS_REJECTED\x10\x02\x12\x1f\n\x1bRESERVATION_STATUS_RELEASED\x10\x03\x32\xd5\x08\n\x10InventoryService\x12\x9b\x01\n\nCreateBook\x12%.bookd.inventory.v1.CreateBookRequest\x1a\x18.bookd.inventory.v1.Book\"L\xba\xd7\x18\x10\x08\x02\x12\x05staff\x12\x05\x61\x64min\xc2\xd7\x18\x16\x08\x01\x12\tbook.isbn\x12\x07\x62ook_id\xca\xd7\x18\x03\x08\xc9\x01\x82\xd3\xe4\x93\x02\x11\"\t/v1/books:\x04\x62ook\x12p\n\x07GetBook\x12\".bookd.inventory.v1.GetBookRequest\x1a\x18.bookd.inventory.v1.Book\"\'\xba\xd7\x18\x02\x08\x01\xca\xd7\x18\x02\x10\x01\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/books/{book_id}\x12w\n\tListBooks\x12$.bookd.inventory.v1.ListBooksRequest\x1a%.bookd.inventory.v1.ListBooksResponse\"\x1d\xba\xd7\x18\x02\x08\x01\xca\xd7\x18\x02\x10\x01\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/books\x12\x9d\x01\n\nUpdateBook\x12%.bookd.inventory.v1.UpdateBookRequest\x1a\x18.bookd.inventory.v1.Book\"N\xba\xd7\x18\x10\x08\x02\x12\x05staff\x12\x05\x61\x64min\xc2\xd7\x18\x10\x08\x01\x12\x0c\x62ook.book_id\x82\xd3\xe4\x93\x02 2\x18/v1/books/{book.book_id}:\x04\x62ook\x12\x92\x01\n\nDeleteBook\x12%.bookd.inventory.v1.DeleteBookRequest\x1a\x16.google.protobuf.Empty\"E\xba\xd7\x18\x10\x08\x02\x12\x05staff\x12\x05\x61\x64min\xc2\xd7\x18\x0b\x08\x01\x12\x07\x62ook_id\xca\xd7\x18\x03\x08\xcc\x01\x82\xd3\xe4\x93\x02\x15*\x13/v1/books/{book_id}\x12\x9e\x01\n\x0b\x41\x64justStock\x12&.bookd.inventory.v1.AdjustStockRequest\x1a\x18.bookd.inventory.v1.Book\"M\xba\xd7\x18\x10\x08\x02\x12\x05staff\x12\x05\x61\x64min\xc2\xd7\x18\x0b\x08\x01\x12\x07\x62ook_id\x82\xd3\xe4\x93\x02$\"\x1f/v1/books/{book_id}:adjustStock:\x01*\x12p\n\x0cReserveStock\x12\'.bookd.inventory.v1.ReserveStockRequest\x1a\x1f.bookd.inventory.v1.Reservation\"\x16\xba\xd7\x18\x02\x08\x03\xc2\xd7\x18\x0c\x08\x01\x12\x08order_id\x12p\n\x0cReleaseStock\x12\'.bookd.inventory.v1.ReleaseStockRequest\x1a\x1f.bookd.inventory.v1.Reservation\"\x16\xba\xd7\x18\x02\x08\x03\xc2\xd7\x18\x0c\x08\x01\x12\x08order_idb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"bookd/inventory/v1/inventory.proto\x12\x12\x62ookd.inventory.v1\x1a\x1c\x62ookd/policy/v1/policy.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"\x9e\x02\n\x04\x42ook\x12\x0f\n\x07\x62ook_id\x18\x01 \x01(\t\x12\x1a\n\x05title\x18\x02 \x01(\tB\x0b\xe2\x41\x01\x02\xe2\xd7\x18\x03\x10\xe8\x07\x12\x1b\n\x06\x61uthor\x18\x03 \x01(\tB\x0b\xe2\x41\x01\x02\xe2\xd7\x18\x03\x10\xe8\x07\x12\x0c\n\x04isbn\x18\x04 \x01(\t\x12\x15\n\x05stock\x18\x05 \x01(\x05\x42\x06\xe2\xd7\x18\x02 \x00\x12\'\n\x05price\x18\x06 \x01(\x0b\x32\x12.google.type.MoneyB\x04\xe2\x41\x01\x02\x12\x34\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x34\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\t \x01(\tB\x04\xe2\x41\x01\x03\"p\n\x11\x43reateBookRequest\x12,\n\x04\x62ook\x18\x01 \x01(\x0b\x32\x18.bookd.inventory.v1.BookB\x04\xe2\x41\x01\x02\x12-\n\x07\x62ook_id\x18\x02 \x01(\tB\x1c\xe2\xd7\x18\x18\x1a\x16^[A-Za-z0-9._-]{1,64}$\"\'\n\x0eGetBookRequest\x12\x15\n\x07\x62ook_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"H\n\x10ListBooksRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"i\n\x11ListBooksResponse\x12\'\n\x05\x62ooks\x18\x01 \x03(\x0b\x32\x18.bookd.inventory.v1.Book\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\"r\n\x11UpdateBookRequest\x12,\n\x04\x62ook\x18\x01 \x01(\x0b\x32\x18.bookd.inventory.v1.BookB\x04\xe2\x41\x01\x02\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"*\n\x11\x44\x65leteBookRequest\x12\x15\n\x07\x62ook_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"J\n\x12\x41\x64justStockRequest\x12\x15\n\x07\x62ook_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1d\n\x0fquantity_change\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x02\"h\n\x0cReservedItem\x12\x0f\n\x07\x62ook_id\x18\x01 \x01(\t\x12\x10\n\x08quantity\x18\x02 \x01(\x05\x12&\n\nunit_price\x18\x03 \x01(\x0b\x32\x12.google.type.Money\x12\r\n\x05title\x18\x04 \x01(\t\"\x97\x01\n\x0bReservation\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x35\n\x06status\x18\x02 \x01(\x0e\x32%.bookd.inventory.v1.ReservationStatus\x12/\n\x05items\x18\x03 \x03(\x0b\x32 .bookd.inventory.v1.ReservedItem\x12\x0e\n\x06reason\x18\x04 \x01(\t\"d\n\x13ReserveStockRequest\x12\x16\n\x08order_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x35\n\x05items\x18\x02 \x03(\x0b\x32 .bookd.inventory.v1.ReservedItemB\x04\xe2\x41\x01\x02\"-\n\x13ReleaseStockRequest\x12\x16\n\x08order_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02*\x9a\x01\n\x11ReservationStatus\x12\"\n\x1eRESERVATION_STATUS_UNSPECIFIED\x10\x00\x12\x1f\n\x1bRESERVATION_STATUS_RESERVED\x10\x01\x12\x1f\n\x1bRESERVATION_STATUS_REJECTED\x10\x02\x12\x1f\n\x1bRESERVATION_STATUS_RELEASED\x10\x03\x32\xd5\x08\n\x10InventoryService\x12\x9b\x01\n\nCreateBook\x12%.bookd.inventory.v1.CreateBookRequest\x1a\x18.bookd.inventory.v1.Book\"L\xba\xd7\x18\x10\x08\x02\x12\x05staff\x12\x05\x61\x64min\xc2\xd7\x18\x16\x08\x01\x12\tbook.isbn\x12\x07\x62ook_id\xca\xd7\x18\x03\x08\xc9\x01\x82\xd3\xe4\x93\x02\x11\"\t/v1/books:\x04\x62ook\x12p\n\x07GetBook\x12\".bookd.inventory.v1.GetBookRequest\x1a\x18.bookd.inventory.v1.Book\"\'\xba\xd7\x18\x02\x08\x01\xca\xd7\x18\x02\x10\x01\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/books/{book_id}\x12w\n\tListBooks\x12$.bookd.inventory.v1.ListBooksRequest\x1a%.bookd.inventory.v1.ListBooksResponse\"\x1d\xba\xd7\x18\x02\x08\x01\xca\xd7\x18\x02\x10\x01\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/books\x12\x9d\x01\n\nUpdateBook\x12%.bookd.inventory.v1.UpdateBookRequest\x1a\x18.bookd.inventory.v1.Book\"N\xba\xd7\x18\x10\x08\x02\x12\x05staff\x12\x05\x61\x64min\xc2\xd7\x18\x10\x08\x01\x12\x0c\x62ook.book_id\x82\xd3\xe4\x93\x02 2\x18/v1/books/{book.book_id}:\x04\x62ook\x12\x92\x01\n\nDeleteBook\x12%.bookd.inventory.v1.DeleteBookRequest\x1a\x16.google.protobuf.Empty\"E\xba\xd7\x18\x10\x08\x02\x12\x05staff\x12\x05\x61\x64min\xc2\xd7\x18\x0b\x08\x01\x12\x07\x62ook_id\xca\xd7\x18\x03\x08\xcc\x01\x82\xd3\xe4\x93\x02\x15*\x13/v1/books/{book_id}\x12\x9e\x01\n\x0b\x41\x64justStock\x12&.bookd.inventory.v1.AdjustStockRequest\x1a\x18.bookd.inventory.v1.Book\"M\xba\xd7\x18\x10\x08\x02\x12\x05staff\x12\x05\x61\x64min\xc2\xd7\x18\x0b\x08\x01\x12\x07\x62ook_id\x82\xd3\xe4\x93\x02$\"\x1f/v1/books/{book_id}:adjustStock:\x01*\x12p\n\x0cReserveStock\x12\'.bookd.inventory.v1.ReserveStockRequest\x1a\x1f.bookd.inventory.v1.Reservation\"\x16\xba\xd7\x18\x02\x08\x03\xc2\xd7\x18\x0c\x08\x01\x12\x08order_id\x12p\n\x0cReleaseStock\x12\'.bookd.inventory.v1.ReleaseStockRequest\x1a\x1f.bookd.inventory.v1.Reservation\"\x16\xba\xd7\x18\x02\x08\x03\xc2\xd7\x18\x0c\x08\x01\x12\x08order_idb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,9 +39,11 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'bookd.inventory.v1.inventor
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_BOOK'].fields_by_name['title']._loaded_options = None
-  _globals['_BOOK'].fields_by_name['title']._serialized_options = b'\342A\001\002'
+  _globals['_BOOK'].fields_by_name['title']._serialized_options = b'\342A\001\002\342\327\030\003\020\350\007'
   _globals['_BOOK'].fields_by_name['author']._loaded_options = None
-  _globals['_BOOK'].fields_by_name['author']._serialized_options = b'\342A\001\002'
+  _globals['_BOOK'].fields_by_name['author']._serialized_options = b'\342A\001\002\342\327\030\003\020\350\007'
+  _globals['_BOOK'].fields_by_name['stock']._loaded_options = None
+  _globals['_BOOK'].fields_by_name['stock']._serialized_options = b'\342\327\030\002 \000'
   _globals['_BOOK'].fields_by_name['price']._loaded_options = None
   _globals['_BOOK'].fields_by_name['price']._serialized_options = b'\342A\001\002'
   _globals['_BOOK'].fields_by_name['created_at']._loaded_options = None
@@ -52,6 +54,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BOOK'].fields_by_name['etag']._serialized_options = b'\342A\001\003'
   _globals['_CREATEBOOKREQUEST'].fields_by_name['book']._loaded_options = None
   _globals['_CREATEBOOKREQUEST'].fields_by_name['book']._serialized_options = b'\342A\001\002'
+  _globals['_CREATEBOOKREQUEST'].fields_by_name['book_id']._loaded_options = None
+  _globals['_CREATEBOOKREQUEST'].fields_by_name['book_id']._serialized_options = b'\342\327\030\030\032\026^[A-Za-z0-9._-]{1,64}$'
   _globals['_GETBOOKREQUEST'].fields_by_name['book_id']._loaded_options = None
   _globals['_GETBOOKREQUEST'].fields_by_name['book_id']._serialized_options = b'\342A\001\002'
   _globals['_UPDATEBOOKREQUEST'].fields_by_name['book']._loaded_options = None
@@ -84,32 +88,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INVENTORYSERVICE'].methods_by_name['ReserveStock']._serialized_options = b'\272\327\030\002\010\003\302\327\030\014\010\001\022\010order_id'
   _globals['_INVENTORYSERVICE'].methods_by_name['ReleaseStock']._loaded_options = None
   _globals['_INVENTORYSERVICE'].methods_by_name['ReleaseStock']._serialized_options = b'\272\327\030\002\010\003\302\327\030\014\010\001\022\010order_id'
-  _globals['_RESERVATIONSTATUS']._serialized_start=1491
-  _globals['_RESERVATIONSTATUS']._serialized_end=1645
+  _globals['_RESERVATIONSTATUS']._serialized_start=1543
+  _globals['_RESERVATIONSTATUS']._serialized_end=1697
   _globals['_BOOK']._serialized_start=273
-  _globals['_BOOK']._serialized_end=537
-  _globals['_CREATEBOOKREQUEST']._serialized_start=539
-  _globals['_CREATEBOOKREQUEST']._serialized_end=621
-  _globals['_GETBOOKREQUEST']._serialized_start=623
-  _globals['_GETBOOKREQUEST']._serialized_end=662
-  _globals['_LISTBOOKSREQUEST']._serialized_start=664
-  _globals['_LISTBOOKSREQUEST']._serialized_end=736
-  _globals['_LISTBOOKSRESPONSE']._serialized_start=738
-  _globals['_LISTBOOKSRESPONSE']._serialized_end=843
-  _globals['_UPDATEBOOKREQUEST']._serialized_start=845
-  _globals['_UPDATEBOOKREQUEST']._serialized_end=959
-  _globals['_DELETEBOOKREQUEST']._serialized_start=961
-  _globals['_DELETEBOOKREQUEST']._serialized_end=1003
-  _globals['_ADJUSTSTOCKREQUEST']._serialized_start=1005
-  _globals['_ADJUSTSTOCKREQUEST']._serialized_end=1079
-  _globals['_RESERVEDITEM']._serialized_start=1081
-  _globals['_RESERVEDITEM']._serialized_end=1185
-  _globals['_RESERVATION']._serialized_start=1188
-  _globals['_RESERVATION']._serialized_end=1339
-  _globals['_RESERVESTOCKREQUEST']._serialized_start=1341
-  _globals['_RESERVESTOCKREQUEST']._serialized_end=1441
-  _globals['_RELEASESTOCKREQUEST']._serialized_start=1443
-  _globals['_RELEASESTOCKREQUEST']._serialized_end=1488
-  _globals['_INVENTORYSERVICE']._serialized_start=1648
-  _globals['_INVENTORYSERVICE']._serialized_end=2757
+  _globals['_BOOK']._serialized_end=559
+  _globals['_CREATEBOOKREQUEST']._serialized_start=561
+  _globals['_CREATEBOOKREQUEST']._serialized_end=673
+  _globals['_GETBOOKREQUEST']._serialized_start=675
+  _globals['_GETBOOKREQUEST']._serialized_end=714
+  _globals['_LISTBOOKSREQUEST']._serialized_start=716
+  _globals['_LISTBOOKSREQUEST']._serialized_end=788
+  _globals['_LISTBOOKSRESPONSE']._serialized_start=790
+  _globals['_LISTBOOKSRESPONSE']._serialized_end=895
+  _globals['_UPDATEBOOKREQUEST']._serialized_start=897
+  _globals['_UPDATEBOOKREQUEST']._serialized_end=1011
+  _globals['_DELETEBOOKREQUEST']._serialized_start=1013
+  _globals['_DELETEBOOKREQUEST']._serialized_end=1055
+  _globals['_ADJUSTSTOCKREQUEST']._serialized_start=1057
+  _globals['_ADJUSTSTOCKREQUEST']._serialized_end=1131
+  _globals['_RESERVEDITEM']._serialized_start=1133
+  _globals['_RESERVEDITEM']._serialized_end=1237
+  _globals['_RESERVATION']._serialized_start=1240
+  _globals['_RESERVATION']._serialized_end=1391
+  _globals['_RESERVESTOCKREQUEST']._serialized_start=1393
+  _globals['_RESERVESTOCKREQUEST']._serialized_end=1493
+  _globals['_RELEASESTOCKREQUEST']._serialized_start=1495
+  _globals['_RELEASESTOCKREQUEST']._serialized_end=1540
+  _globals['_INVENTORYSERVICE']._serialized_start=1700
+  _globals['_INVENTORYSERVICE']._serialized_end=2809
 # @@protoc_insertion_point(module_scope)

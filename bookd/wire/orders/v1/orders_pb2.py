@@ -32,7 +32,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.type import money_pb2 as google_dot_type_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x62ookd/orders/v1/orders.proto\x12\x0f\x62ookd.orders.v1\x1a\x18\x62ookd/mom/v1/event.proto\x1a\x1a\x62ookd/mom/v1/message.proto\x1a\x1c\x62ookd/policy/v1/policy.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"}\n\tOrderItem\x12\x15\n\x07\x62ook_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x08quantity\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x02\x12,\n\nunit_price\x18\x03 \x01(\x0b\x32\x12.google.type.MoneyB\x04\xe2\x41\x01\x03\x12\x13\n\x05title\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\"\xc5\x02\n\x05Order\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12)\n\x05items\x18\x03 \x03(\x0b\x32\x1a.bookd.orders.v1.OrderItem\x12(\n\x0ctotal_amount\x18\x04 \x01(\x0b\x32\x12.google.type.Money\x12\x18\n\x10shipping_address\x18\x05 \x01(\t\x12,\n\x06status\x18\x06 \x01(\x0e\x32\x1c.bookd.orders.v1.OrderStatus\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\n \x01(\t\"_\n\x12\x43reateOrderRequest\x12/\n\x05items\x18\x01 \x03(\x0b\x32\x1a.bookd.orders.v1.OrderItemB\x04\xe2\x41\x01\x02\x12\x18\n\x10shipping_address\x18\x02 \x01(\t\")\n\x0fGetOrderRequest\x12\x16\n\x08order_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"y\n\x11ListOrdersRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12,\n\x06status\x18\x02 \x01(\x0e\x32\x1c.bookd.orders.v1.OrderStatus\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"i\n\x12ListOrdersResponse\x12&\n\x06orders\x18\x01 \x03(\x0b\x32\x16.bookd.orders.v1.Order\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\",\n\x12\x43\x61ncelOrderRequest\x12\x16\n\x08order_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"C\n\x13\x41pplyOutcomeRequest\x12,\n\x07outcome\x18\x01 \x01(\x0b\x32\x15.bookd.mom.v1.OutcomeB\x04\xe2\x41\x01\x02\"<\n\x16TakeUserDeletedRequest\x12\"\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x13.bookd.mom.v1.Event*\x98\x01\n\x0bOrderStatus\x12\x1c\n\x18ORDER_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14ORDER_STATUS_PENDING\x10\x01\x12\x1a\n\x16ORDER_STATUS_CONFIRMED\x10\x02\x12\x19\n\x15ORDER_STATUS_REJECTED\x10\x03\x12\x1a\n\x16ORDER_STATUS_CANCELLED\x10\x04\x32\xbf\x06\n\rOrdersService\x12v\n\x0b\x43reateOrder\x12#.bookd.orders.v1.CreateOrderRequest\x1a\x16.bookd.orders.v1.Order\"*\xba\xd7\x18\x02\x08\x02\xc2\xd7\x18\x04\x08\x01\x18\x01\xca\xd7\x18\x03\x08\xc9\x01\x82\xd3\xe4\x93\x02\x0f\"\n/v1/orders:\x01*\x12y\n\x08GetOrder\x12 .bookd.orders.v1.GetOrderRequest\x1a\x16.bookd.orders.v1.Order\"3\xba\xd7\x18\x12\x08\x02\x12\x05staff\x12\x05\x61\x64min \x01\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/orders/{order_id}\x12\xa4\x01\n\nListOrders\x12\".bookd.orders.v1.ListOrdersRequest\x1a#.bookd.orders.v1.ListOrdersResponse\"M\xba\xd7\x18\x19\x08\x02\x12\x05staff\x12\x05\x61\x64min\x1a\x07user_id\x82\xd3\xe4\x93\x02*\x12\x1a/v1/users/{user_id}/ordersZ\x0c\x12\n/v1/orders\x12\x91\x01\n\x0b\x43\x61ncelOrder\x12#.bookd.orders.v1.CancelOrderRequest\x1a\x16.bookd.orders.v1.Order\"E\xba\xd7\x18\x12\x08\x02\x12\x05staff\x12\x05\x61\x64min \x01\xc2\xd7\x18\x04\x08\x01\x18\x01\x82\xd3\xe4\x93\x02!\"\x1c/v1/orders/{order_id}:cancel:\x01*\x12n\n\x0c\x41pplyOutcome\x12$.bookd.orders.v1.ApplyOutcomeRequest\x1a\x16.google.protobuf.Empty\" \xba\xd7\x18\x02\x08\x03\xc2\xd7\x18\x16\x08\x01\x12\x12outcome.message_id\x12\x8f\x01\n\x0fTakeUserDeleted\x12\'.bookd.orders.v1.TakeUserDeletedRequest\x1a\x16.google.protobuf.Empty\";\xba\xd7\x18\x02\x08\x03\xc2\xd7\x18\x11\x08\x01\x12\revent.subject\xda\xd7\x18\x1c\n\x1a\x62ookd.users.v1.UserDeletedb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x62ookd/orders/v1/orders.proto\x12\x0f\x62ookd.orders.v1\x1a\x18\x62ookd/mom/v1/event.proto\x1a\x1a\x62ookd/mom/v1/message.proto\x1a\x1c\x62ookd/policy/v1/policy.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"\x8c\x01\n\tOrderItem\x12\x1b\n\x07\x62ook_id\x18\x01 \x01(\tB\n\xe2\x41\x01\x02\xe2\xd7\x18\x02\x10@\x12\x1f\n\x08quantity\x18\x02 \x01(\x05\x42\r\xe2\x41\x01\x02\xe2\xd7\x18\x05 \x01(\x90N\x12,\n\nunit_price\x18\x03 \x01(\x0b\x32\x12.google.type.MoneyB\x04\xe2\x41\x01\x03\x12\x13\n\x05title\x18\x04 \x01(\tB\x04\xe2\x41\x01\x03\"\xc5\x02\n\x05Order\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12)\n\x05items\x18\x03 \x03(\x0b\x32\x1a.bookd.orders.v1.OrderItem\x12(\n\x0ctotal_amount\x18\x04 \x01(\x0b\x32\x12.google.type.Money\x12\x18\n\x10shipping_address\x18\x05 \x01(\t\x12,\n\x06status\x18\x06 \x01(\x0e\x32\x1c.bookd.orders.v1.OrderStatus\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\n \x01(\t\"n\n\x12\x43reateOrderRequest\x12\x35\n\x05items\x18\x01 \x03(\x0b\x32\x1a.bookd.orders.v1.OrderItemB\n\xe2\x41\x01\x02\xe2\xd7\x18\x02\x10\x64\x12!\n\x10shipping_address\x18\x02 \x01(\tB\x07\xe2\xd7\x18\x03\x10\xe8\x07\")\n\x0fGetOrderRequest\x12\x16\n\x08order_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"y\n\x11ListOrdersRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12,\n\x06status\x18\x02 \x01(\x0e\x32\x1c.bookd.orders.v1.OrderStatus\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"i\n\x12ListOrdersResponse\x12&\n\x06orders\x18\x01 \x03(\x0b\x32\x16.bookd.orders.v1.Order\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\",\n\x12\x43\x61ncelOrderRequest\x12\x16\n\x08order_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"C\n\x13\x41pplyOutcomeRequest\x12,\n\x07outcome\x18\x01 \x01(\x0b\x32\x15.bookd.mom.v1.OutcomeB\x04\xe2\x41\x01\x02\"<\n\x16TakeUserDeletedRequest\x12\"\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x13.bookd.mom.v1.Event*\x98\x01\n\x0bOrderStatus\x12\x1c\n\x18ORDER_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14ORDER_STATUS_PENDING\x10\x01\x12\x1a\n\x16ORDER_STATUS_CONFIRMED\x10\x02\x12\x19\n\x15ORDER_STATUS_REJECTED\x10\x03\x12\x1a\n\x16ORDER_STATUS_CANCELLED\x10\x04\x32\xbf\x06\n\rOrdersService\x12v\n\x0b\x43reateOrder\x12#.bookd.orders.v1.CreateOrderRequest\x1a\x16.bookd.orders.v1.Order\"*\xba\xd7\x18\x02\x08\x02\xc2\xd7\x18\x04\x08\x01\x18\x01\xca\xd7\x18\x03\x08\xc9\x01\x82\xd3\xe4\x93\x02\x0f\"\n/v1/orders:\x01*\x12y\n\x08GetOrder\x12 .bookd.orders.v1.GetOrderRequest\x1a\x16.bookd.orders.v1.Order\"3\xba\xd7\x18\x12\x08\x02\x12\x05staff\x12\x05\x61\x64min \x01\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/orders/{order_id}\x12\xa4\x01\n\nListOrders\x12\".bookd.orders.v1.ListOrdersRequest\x1a#.bookd.orders.v1.ListOrdersResponse\"M\xba\xd7\x18\x19\x08\x02\x12\x05staff\x12\x05\x61\x64min\x1a\x07user_id\x82\xd3\xe4\x93\x02*\x12\x1a/v1/users/{user_id}/ordersZ\x0c\x12\n/v1/orders\x12\x91\x01\n\x0b\x43\x61ncelOrder\x12#.bookd.orders.v1.CancelOrderRequest\x1a\x16.bookd.orders.v1.Order\"E\xba\xd7\x18\x12\x08\x02\x12\x05staff\x12\x05\x61\x64min \x01\xc2\xd7\x18\x04\x08\x01\x18\x01\x82\xd3\xe4\x93\x02!\"\x1c/v1/orders/{order_id}:cancel:\x01*\x12n\n\x0c\x41pplyOutcome\x12$.bookd.orders.v1.ApplyOutcomeRequest\x1a\x16.google.protobuf.Empty\" \xba\xd7\x18\x02\x08\x03\xc2\xd7\x18\x16\x08\x01\x12\x12outcome.message_id\x12\x8f\x01\n\x0fTakeUserDeleted\x12\'.bookd.orders.v1.TakeUserDeletedRequest\x1a\x16.google.protobuf.Empty\";\xba\xd7\x18\x02\x08\x03\xc2\xd7\x18\x11\x08\x01\x12\revent.subject\xda\xd7\x18\x1c\n\x1a\x62ookd.users.v1.UserDeletedb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,15 +40,17 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'bookd.orders.v1.orders_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ORDERITEM'].fields_by_name['book_id']._loaded_options = None
-  _globals['_ORDERITEM'].fields_by_name['book_id']._serialized_options = b'\342A\001\002'
+  _globals['_ORDERITEM'].fields_by_name['book_id']._serialized_options = b'\342A\001\002\342\327\030\002\020@'
   _globals['_ORDERITEM'].fields_by_name['quantity']._loaded_options = None
-  _globals['_ORDERITEM'].fields_by_name['quantity']._serialized_options = b'\342A\001\002'
+  _globals['_ORDERITEM'].fields_by_name['quantity']._serialized_options = b'\342A\001\002\342\327\030\005 \001(\220N'
   _globals['_ORDERITEM'].fields_by_name['unit_price']._loaded_options = None
   _globals['_ORDERITEM'].fields_by_name['unit_price']._serialized_options = b'\342A\001\003'
   _globals['_ORDERITEM'].fields_by_name['title']._loaded_options = None
   _globals['_ORDERITEM'].fields_by_name['title']._serialized_options = b'\342A\001\003'
   _globals['_CREATEORDERREQUEST'].fields_by_name['items']._loaded_options = None
-  _globals['_CREATEORDERREQUEST'].fields_by_name['items']._serialized_options = b'\342A\001\002'
+  _globals['_CREATEORDERREQUEST'].fields_by_name['items']._serialized_options = b'\342A\001\002\342\327\030\002\020d'
+  _globals['_CREATEORDERREQUEST'].fields_by_name['shipping_address']._loaded_options = None
+  _globals['_CREATEORDERREQUEST'].fields_by_name['shipping_address']._serialized_options = b'\342\327\030\003\020\350\007'
   _globals['_GETORDERREQUEST'].fields_by_name['order_id']._loaded_options = None
   _globals['_GETORDERREQUEST'].fields_by_name['order_id']._serialized_options = b'\342A\001\002'
   _globals['_CANCELORDERREQUEST'].fields_by_name['order_id']._loaded_options = None
@@ -67,26 +69,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ORDERSSERVICE'].methods_by_name['ApplyOutcome']._serialized_options = b'\272\327\030\002\010\003\302\327\030\026\010\001\022\022outcome.message_id'
   _globals['_ORDERSSERVICE'].methods_by_name['TakeUserDeleted']._loaded_options = None
   _globals['_ORDERSSERVICE'].methods_by_name['TakeUserDeleted']._serialized_options = b'\272\327\030\002\010\003\302\327\030\021\010\001\022\revent.subject\332\327\030\034\n\032bookd.users.v1.UserDeleted'
-  _globals['_ORDERSTATUS']._serialized_start=1286
-  _globals['_ORDERSTATUS']._serialized_end=1438
-  _globals['_ORDERITEM']._serialized_start=283
-  _globals['_ORDERITEM']._serialized_end=408
-  _globals['_ORDER']._serialized_start=411
-  _globals['_ORDER']._serialized_end=736
-  _globals['_CREATEORDERREQUEST']._serialized_start=738
-  _globals['_CREATEORDERREQUEST']._serialized_end=833
-  _globals['_GETORDERREQUEST']._serialized_start=835
-  _globals['_GETORDERREQUEST']._serialized_end=876
-  _globals['_LISTORDERSREQUEST']._serialized_start=878
-  _globals['_LISTORDERSREQUEST']._serialized_end=999
-  _globals['_LISTORDERSRESPONSE']._serialized_start=1001
-  _globals['_LISTORDERSRESPONSE']._serialized_end=1106
-  _globals['_CANCELORDERREQUEST']._serialized_start=1108
-  _globals['_CANCELORDERREQUEST']._serialized_end=1152
-  _globals['_APPLYOUTCOMEREQUEST']._serialized_start=1154
-  _globals['_APPLYOUTCOMEREQUEST']._serialized_end=1221
-  _globals['_TAKEUSERDELETEDREQUEST']._serialized_start=1223
-  _globals['_TAKEUSERDELETEDREQUEST']._serialized_end=1283
-  _globals['_ORDERSSERVICE']._serialized_start=1441
-  _globals['_ORDERSSERVICE']._serialized_end=2272
+  _globals['_ORDERSTATUS']._serialized_start=1317
+  _globals['_ORDERSTATUS']._serialized_end=1469
+  _globals['_ORDERITEM']._serialized_start=284
+  _globals['_ORDERITEM']._serialized_end=424
+  _globals['_ORDER']._serialized_start=427
+  _globals['_ORDER']._serialized_end=752
+  _globals['_CREATEORDERREQUEST']._serialized_start=754
+  _globals['_CREATEORDERREQUEST']._serialized_end=864
+  _globals['_GETORDERREQUEST']._serialized_start=866
+  _globals['_GETORDERREQUEST']._serialized_end=907
+  _globals['_LISTORDERSREQUEST']._serialized_start=909
+  _globals['_LISTORDERSREQUEST']._serialized_end=1030
+  _globals['_LISTORDERSRESPONSE']._serialized_start=1032
+  _globals['_LISTORDERSRESPONSE']._serialized_end=1137
+  _globals['_CANCELORDERREQUEST']._serialized_start=1139
+  _globals['_CANCELORDERREQUEST']._serialized_end=1183
+  _globals['_APPLYOUTCOMEREQUEST']._serialized_start=1185
+  _globals['_APPLYOUTCOMEREQUEST']._serialized_end=1252
+  _globals['_TAKEUSERDELETEDREQUEST']._serialized_start=1254
+  _globals['_TAKEUSERDELETEDREQUEST']._serialized_end=1314
+  _globals['_ORDERSSERVICE']._serialized_start=1472
+  _globals['_ORDERSSERVICE']._serialized_end=2303
 # @@protoc_insertion_point(module_scope)

@@ -29,6 +29,8 @@ REST_FIELD_NUMBER: _ClassVar[int]
 rest: _descriptor.FieldDescriptor
 SUBSCRIPTION_FIELD_NUMBER: _ClassVar[int]
 subscription: _descriptor.FieldDescriptor
+BOUNDS_FIELD_NUMBER: _ClassVar[int]
+bounds: _descriptor.FieldDescriptor
 TOPIC_FIELD_NUMBER: _ClassVar[int]
 topic: _descriptor.FieldDescriptor
 
@@ -81,6 +83,20 @@ class Rest(_message.Message):
     event_id_field: str
     resume_field: str
     def __init__(self, success_status: _Optional[int] = ..., cacheable: _Optional[bool] = ..., event_id_field: _Optional[str] = ..., resume_field: _Optional[str] = ...) -> None: ...
+
+class Bounds(_message.Message):
+    __slots__ = ("min_length", "max_length", "pattern", "min", "max")
+    MIN_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    MAX_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    PATTERN_FIELD_NUMBER: _ClassVar[int]
+    MIN_FIELD_NUMBER: _ClassVar[int]
+    MAX_FIELD_NUMBER: _ClassVar[int]
+    min_length: int
+    max_length: int
+    pattern: str
+    min: int
+    max: int
+    def __init__(self, min_length: _Optional[int] = ..., max_length: _Optional[int] = ..., pattern: _Optional[str] = ..., min: _Optional[int] = ..., max: _Optional[int] = ...) -> None: ...
 
 class Topic(_message.Message):
     __slots__ = ("subject_field", "roles")

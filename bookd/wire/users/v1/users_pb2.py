@@ -30,13 +30,19 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x62ookd/users/v1/users.proto\x12\x0e\x62ookd.users.v1\x1a\x1c\x62ookd/policy/v1/policy.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xeb\x01\n\x04User\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x10\n\x08username\x18\x02 \x01(\t\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12\x11\n\tfull_name\x18\x04 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t\x12\x34\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\r\n\x05roles\x18\x07 \x03(\t\x12\x34\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\t \x01(\tB\x04\xe2\x41\x01\x03\"o\n\x07Session\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x15\n\rrefresh_token\x18\x02 \x01(\t\x12\x12\n\ntoken_type\x18\x03 \x01(\t\x12\x12\n\nexpires_in\x18\x04 \x01(\x05\x12\x0f\n\x07user_id\x18\x05 \x01(\t\"~\n\x13RegisterUserRequest\x12\x16\n\x08username\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x13\n\x05\x65mail\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x08password\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\tfull_name\x18\x04 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t\"E\n\x13\x41uthenticateRequest\x12\x16\n\x08username\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x08password\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\"-\n\x0eRefreshRequest\x12\x1b\n\rrefresh_token\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\",\n\rRevokeRequest\x12\x1b\n\rrefresh_token\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\".\n\x15RevokeSessionsRequest\x12\x15\n\x07user_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"f\n\x15\x43hangePasswordRequest\x12\x15\n\x07user_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1a\n\x0cold_password\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1a\n\x0cnew_password\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\"\'\n\x0eGetUserRequest\x12\x15\n\x07user_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"9\n\x10ListUsersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"e\n\x11ListUsersResponse\x12#\n\x05users\x18\x01 \x03(\x0b\x32\x14.bookd.users.v1.User\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\"n\n\x11UpdateUserRequest\x12(\n\x04user\x18\x01 \x01(\x0b\x32\x14.bookd.users.v1.UserB\x04\xe2\x41\x01\x02\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"*\n\x11\x44\x65leteUserRequest\x12\x15\n\x07user_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x10\n\x0eGetKeysRequest\"9\n\rJsonWebKeySet\x12(\n\x04keys\x18\x01 \x03(\x0b\x32\x1a.bookd.users.v1.JsonWebKey\"X\n\nJsonWebKey\x12\x0b\n\x03kty\x18\x01 \x01(\t\x12\x0b\n\x03\x63rv\x18\x02 \x01(\t\x12\t\n\x01x\x18\x03 \x01(\t\x12\x0b\n\x03kid\x18\x04 \x01(\t\x12\x0b\n\x03use\x18\x05 \x01(\t\x12\x0b\n\x03\x61lg\x18\x06 \x01(\t2\xf0\n\n\x0cUsersService\x12l\n\x0cRegisterUser\x12#.bookd.users.v1.RegisterUserRequest\x1a\x14.bookd.users.v1.User\"!\xba\xd7\x18\x02\x08\x01\xca\xd7\x18\x03\x08\xc9\x01\x82\xd3\xe4\x93\x02\x0e\"\t/v1/users:\x01*\x12k\n\x0c\x41uthenticate\x12#.bookd.users.v1.AuthenticateRequest\x1a\x17.bookd.users.v1.Session\"\x1d\xba\xd7\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/sessions:\x01*\x12i\n\x07Refresh\x12\x1e.bookd.users.v1.RefreshRequest\x1a\x17.bookd.users.v1.Session\"%\xba\xd7\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x19\"\x14/v1/sessions:refresh:\x01*\x12\x65\n\x06Revoke\x12\x1d.bookd.users.v1.RevokeRequest\x1a\x16.google.protobuf.Empty\"$\xba\xd7\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x18\"\x13/v1/sessions:revoke:\x01*\x12\x94\x01\n\x0eRevokeSessions\x12%.bookd.users.v1.RevokeSessionsRequest\x1a\x16.google.protobuf.Empty\"C\xba\xd7\x18\x12\x08\x02\x12\x05\x61\x64min\x1a\x07user_id\x82\xd3\xe4\x93\x02\'\"\"/v1/users/{user_id}:revokeSessions:\x01*\x12\x8d\x01\n\x0e\x43hangePassword\x12%.bookd.users.v1.ChangePasswordRequest\x1a\x16.google.protobuf.Empty\"<\xba\xd7\x18\x0b\x08\x02\x1a\x07user_id\x82\xd3\xe4\x93\x02\'\"\"/v1/users/{user_id}:changePassword:\x01*\x12r\n\x07GetUser\x12\x1e.bookd.users.v1.GetUserRequest\x1a\x14.bookd.users.v1.User\"1\xba\xd7\x18\x12\x08\x02\x12\x05\x61\x64min\x1a\x07user_id\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/users/{user_id}\x12p\n\tListUsers\x12 .bookd.users.v1.ListUsersRequest\x1a!.bookd.users.v1.ListUsersResponse\"\x1e\xba\xd7\x18\t\x08\x02\x12\x05\x61\x64min\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/users\x12\x9c\x01\n\nUpdateUser\x12!.bookd.users.v1.UpdateUserRequest\x1a\x14.bookd.users.v1.User\"U\xba\xd7\x18\x17\x08\x02\x12\x05\x61\x64min\x1a\x0cuser.user_id\xc2\xd7\x18\x10\x08\x01\x12\x0cuser.user_id\x82\xd3\xe4\x93\x02 2\x18/v1/users/{user.user_id}:\x04user\x12\x90\x01\n\nDeleteUser\x12!.bookd.users.v1.DeleteUserRequest\x1a\x16.google.protobuf.Empty\"G\xba\xd7\x18\x12\x08\x02\x12\x05\x61\x64min\x1a\x07user_id\xc2\xd7\x18\x0b\x08\x01\x12\x07user_id\xca\xd7\x18\x03\x08\xcc\x01\x82\xd3\xe4\x93\x02\x15*\x13/v1/users/{user_id}\x12t\n\x07GetKeys\x12\x1e.bookd.users.v1.GetKeysRequest\x1a\x1d.bookd.users.v1.JsonWebKeySet\"*\xba\xd7\x18\x02\x08\x01\xca\xd7\x18\x02\x10\x01\x82\xd3\xe4\x93\x02\x18\x12\x16/.well-known/jwks.jsonb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x62ookd/users/v1/users.proto\x12\x0e\x62ookd.users.v1\x1a\x1c\x62ookd/policy/v1/policy.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9a\x02\n\x04User\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x10\n\x08username\x18\x02 \x01(\t\x12*\n\x05\x65mail\x18\x03 \x01(\tB\x1b\xe2\xd7\x18\x17\x10\xfe\x01\x1a\x12^[^@]{1,64}@[^@]+$\x12\x1a\n\tfull_name\x18\x04 \x01(\tB\x07\xe2\xd7\x18\x03\x10\xc8\x01\x12\x18\n\x07\x61\x64\x64ress\x18\x05 \x01(\tB\x07\xe2\xd7\x18\x03\x10\xe8\x07\x12\x34\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\r\n\x05roles\x18\x07 \x03(\t\x12\x34\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\t \x01(\tB\x04\xe2\x41\x01\x03\"o\n\x07Session\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12\x15\n\rrefresh_token\x18\x02 \x01(\t\x12\x12\n\ntoken_type\x18\x03 \x01(\t\x12\x12\n\nexpires_in\x18\x04 \x01(\x05\x12\x0f\n\x07user_id\x18\x05 \x01(\t\"\xd0\x01\n\x13RegisterUserRequest\x12\x32\n\x08username\x18\x01 \x01(\tB \xe2\x41\x01\x02\xe2\xd7\x18\x18\x1a\x16^[A-Za-z0-9._-]{3,64}$\x12.\n\x05\x65mail\x18\x02 \x01(\tB\x1f\xe2\x41\x01\x02\xe2\xd7\x18\x17\x10\xfe\x01\x1a\x12^[^@]{1,64}@[^@]+$\x12\x1f\n\x08password\x18\x03 \x01(\tB\r\xe2\x41\x01\x02\xe2\xd7\x18\x05\x08\x08\x10\x80\x08\x12\x1a\n\tfull_name\x18\x04 \x01(\tB\x07\xe2\xd7\x18\x03\x10\xc8\x01\x12\x18\n\x07\x61\x64\x64ress\x18\x05 \x01(\tB\x07\xe2\xd7\x18\x03\x10\xe8\x07\"E\n\x13\x41uthenticateRequest\x12\x16\n\x08username\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x08password\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\"-\n\x0eRefreshRequest\x12\x1b\n\rrefresh_token\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\",\n\rRevokeRequest\x12\x1b\n\rrefresh_token\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\".\n\x15RevokeSessionsRequest\x12\x15\n\x07user_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"o\n\x15\x43hangePasswordRequest\x12\x15\n\x07user_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1a\n\x0cold_password\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12#\n\x0cnew_password\x18\x03 \x01(\tB\r\xe2\x41\x01\x02\xe2\xd7\x18\x05\x08\x08\x10\x80\x08\"\'\n\x0eGetUserRequest\x12\x15\n\x07user_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"9\n\x10ListUsersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"e\n\x11ListUsersResponse\x12#\n\x05users\x18\x01 \x03(\x0b\x32\x14.bookd.users.v1.User\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\"n\n\x11UpdateUserRequest\x12(\n\x04user\x18\x01 \x01(\x0b\x32\x14.bookd.users.v1.UserB\x04\xe2\x41\x01\x02\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"*\n\x11\x44\x65leteUserRequest\x12\x15\n\x07user_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\x10\n\x0eGetKeysRequest\"9\n\rJsonWebKeySet\x12(\n\x04keys\x18\x01 \x03(\x0b\x32\x1a.bookd.users.v1.JsonWebKey\"X\n\nJsonWebKey\x12\x0b\n\x03kty\x18\x01 \x01(\t\x12\x0b\n\x03\x63rv\x18\x02 \x01(\t\x12\t\n\x01x\x18\x03 \x01(\t\x12\x0b\n\x03kid\x18\x04 \x01(\t\x12\x0b\n\x03use\x18\x05 \x01(\t\x12\x0b\n\x03\x61lg\x18\x06 \x01(\t2\xf0\n\n\x0cUsersService\x12l\n\x0cRegisterUser\x12#.bookd.users.v1.RegisterUserRequest\x1a\x14.bookd.users.v1.User\"!\xba\xd7\x18\x02\x08\x01\xca\xd7\x18\x03\x08\xc9\x01\x82\xd3\xe4\x93\x02\x0e\"\t/v1/users:\x01*\x12k\n\x0c\x41uthenticate\x12#.bookd.users.v1.AuthenticateRequest\x1a\x17.bookd.users.v1.Session\"\x1d\xba\xd7\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/sessions:\x01*\x12i\n\x07Refresh\x12\x1e.bookd.users.v1.RefreshRequest\x1a\x17.bookd.users.v1.Session\"%\xba\xd7\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x19\"\x14/v1/sessions:refresh:\x01*\x12\x65\n\x06Revoke\x12\x1d.bookd.users.v1.RevokeRequest\x1a\x16.google.protobuf.Empty\"$\xba\xd7\x18\x02\x08\x01\x82\xd3\xe4\x93\x02\x18\"\x13/v1/sessions:revoke:\x01*\x12\x94\x01\n\x0eRevokeSessions\x12%.bookd.users.v1.RevokeSessionsRequest\x1a\x16.google.protobuf.Empty\"C\xba\xd7\x18\x12\x08\x02\x12\x05\x61\x64min\x1a\x07user_id\x82\xd3\xe4\x93\x02\'\"\"/v1/users/{user_id}:revokeSessions:\x01*\x12\x8d\x01\n\x0e\x43hangePassword\x12%.bookd.users.v1.ChangePasswordRequest\x1a\x16.google.protobuf.Empty\"<\xba\xd7\x18\x0b\x08\x02\x1a\x07user_id\x82\xd3\xe4\x93\x02\'\"\"/v1/users/{user_id}:changePassword:\x01*\x12r\n\x07GetUser\x12\x1e.bookd.users.v1.GetUserRequest\x1a\x14.bookd.users.v1.User\"1\xba\xd7\x18\x12\x08\x02\x12\x05\x61\x64min\x1a\x07user_id\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/users/{user_id}\x12p\n\tListUsers\x12 .bookd.users.v1.ListUsersRequest\x1a!.bookd.users.v1.ListUsersResponse\"\x1e\xba\xd7\x18\t\x08\x02\x12\x05\x61\x64min\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/users\x12\x9c\x01\n\nUpdateUser\x12!.bookd.users.v1.UpdateUserRequest\x1a\x14.bookd.users.v1.User\"U\xba\xd7\x18\x17\x08\x02\x12\x05\x61\x64min\x1a\x0cuser.user_id\xc2\xd7\x18\x10\x08\x01\x12\x0cuser.user_id\x82\xd3\xe4\x93\x02 2\x18/v1/users/{user.user_id}:\x04user\x12\x90\x01\n\nDeleteUser\x12!.bookd.users.v1.DeleteUserRequest\x1a\x16.google.protobuf.Empty\"G\xba\xd7\x18\x12\x08\x02\x12\x05\x61\x64min\x1a\x07user_id\xc2\xd7\x18\x0b\x08\x01\x12\x07user_id\xca\xd7\x18\x03\x08\xcc\x01\x82\xd3\xe4\x93\x02\x15*\x13/v1/users/{user_id}\x12t\n\x07GetKeys\x12\x1e.bookd.users.v1.GetKeysRequest\x1a\x1d.bookd.users.v1.JsonWebKeySet\"*\xba\xd7\x18\x02\x08\x01\xca\xd7\x18\x02\x10\x01\x82\xd3\xe4\x93\x02\x18\x12\x16/.well-known/jwks.jsonb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'bookd.users.v1.users_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_USER'].fields_by_name['email']._loaded_options = None
+  _globals['_USER'].fields_by_name['email']._serialized_options = b'\342\327\030\027\020\376\001\032\022^[^@]{1,64}@[^@]+$'
+  _globals['_USER'].fields_by_name['full_name']._loaded_options = None
+  _globals['_USER'].fields_by_name['full_name']._serialized_options = b'\342\327\030\003\020\310\001'
+  _globals['_USER'].fields_by_name['address']._loaded_options = None
+  _globals['_USER'].fields_by_name['address']._serialized_options = b'\342\327\030\003\020\350\007'
   _globals['_USER'].fields_by_name['created_at']._loaded_options = None
   _globals['_USER'].fields_by_name['created_at']._serialized_options = b'\342A\001\003'
   _globals['_USER'].fields_by_name['updated_at']._loaded_options = None
@@ -44,11 +50,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USER'].fields_by_name['etag']._loaded_options = None
   _globals['_USER'].fields_by_name['etag']._serialized_options = b'\342A\001\003'
   _globals['_REGISTERUSERREQUEST'].fields_by_name['username']._loaded_options = None
-  _globals['_REGISTERUSERREQUEST'].fields_by_name['username']._serialized_options = b'\342A\001\002'
+  _globals['_REGISTERUSERREQUEST'].fields_by_name['username']._serialized_options = b'\342A\001\002\342\327\030\030\032\026^[A-Za-z0-9._-]{3,64}$'
   _globals['_REGISTERUSERREQUEST'].fields_by_name['email']._loaded_options = None
-  _globals['_REGISTERUSERREQUEST'].fields_by_name['email']._serialized_options = b'\342A\001\002'
+  _globals['_REGISTERUSERREQUEST'].fields_by_name['email']._serialized_options = b'\342A\001\002\342\327\030\027\020\376\001\032\022^[^@]{1,64}@[^@]+$'
   _globals['_REGISTERUSERREQUEST'].fields_by_name['password']._loaded_options = None
-  _globals['_REGISTERUSERREQUEST'].fields_by_name['password']._serialized_options = b'\342A\001\002'
+  _globals['_REGISTERUSERREQUEST'].fields_by_name['password']._serialized_options = b'\342A\001\002\342\327\030\005\010\010\020\200\010'
+  _globals['_REGISTERUSERREQUEST'].fields_by_name['full_name']._loaded_options = None
+  _globals['_REGISTERUSERREQUEST'].fields_by_name['full_name']._serialized_options = b'\342\327\030\003\020\310\001'
+  _globals['_REGISTERUSERREQUEST'].fields_by_name['address']._loaded_options = None
+  _globals['_REGISTERUSERREQUEST'].fields_by_name['address']._serialized_options = b'\342\327\030\003\020\350\007'
   _globals['_AUTHENTICATEREQUEST'].fields_by_name['username']._loaded_options = None
   _globals['_AUTHENTICATEREQUEST'].fields_by_name['username']._serialized_options = b'\342A\001\002'
   _globals['_AUTHENTICATEREQUEST'].fields_by_name['password']._loaded_options = None
@@ -64,7 +74,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHANGEPASSWORDREQUEST'].fields_by_name['old_password']._loaded_options = None
   _globals['_CHANGEPASSWORDREQUEST'].fields_by_name['old_password']._serialized_options = b'\342A\001\002'
   _globals['_CHANGEPASSWORDREQUEST'].fields_by_name['new_password']._loaded_options = None
-  _globals['_CHANGEPASSWORDREQUEST'].fields_by_name['new_password']._serialized_options = b'\342A\001\002'
+  _globals['_CHANGEPASSWORDREQUEST'].fields_by_name['new_password']._serialized_options = b'\342A\001\002\342\327\030\005\010\010\020\200\010'
   _globals['_GETUSERREQUEST'].fields_by_name['user_id']._loaded_options = None
   _globals['_GETUSERREQUEST'].fields_by_name['user_id']._serialized_options = b'\342A\001\002'
   _globals['_UPDATEUSERREQUEST'].fields_by_name['user']._loaded_options = None
@@ -94,37 +104,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USERSSERVICE'].methods_by_name['GetKeys']._loaded_options = None
   _globals['_USERSSERVICE'].methods_by_name['GetKeys']._serialized_options = b'\272\327\030\002\010\001\312\327\030\002\020\001\202\323\344\223\002\030\022\026/.well-known/jwks.json'
   _globals['_USER']._serialized_start=236
-  _globals['_USER']._serialized_end=471
-  _globals['_SESSION']._serialized_start=473
-  _globals['_SESSION']._serialized_end=584
-  _globals['_REGISTERUSERREQUEST']._serialized_start=586
-  _globals['_REGISTERUSERREQUEST']._serialized_end=712
-  _globals['_AUTHENTICATEREQUEST']._serialized_start=714
-  _globals['_AUTHENTICATEREQUEST']._serialized_end=783
-  _globals['_REFRESHREQUEST']._serialized_start=785
-  _globals['_REFRESHREQUEST']._serialized_end=830
-  _globals['_REVOKEREQUEST']._serialized_start=832
-  _globals['_REVOKEREQUEST']._serialized_end=876
-  _globals['_REVOKESESSIONSREQUEST']._serialized_start=878
-  _globals['_REVOKESESSIONSREQUEST']._serialized_end=924
-  _globals['_CHANGEPASSWORDREQUEST']._serialized_start=926
-  _globals['_CHANGEPASSWORDREQUEST']._serialized_end=1028
-  _globals['_GETUSERREQUEST']._serialized_start=1030
-  _globals['_GETUSERREQUEST']._serialized_end=1069
-  _globals['_LISTUSERSREQUEST']._serialized_start=1071
-  _globals['_LISTUSERSREQUEST']._serialized_end=1128
-  _globals['_LISTUSERSRESPONSE']._serialized_start=1130
-  _globals['_LISTUSERSRESPONSE']._serialized_end=1231
-  _globals['_UPDATEUSERREQUEST']._serialized_start=1233
-  _globals['_UPDATEUSERREQUEST']._serialized_end=1343
-  _globals['_DELETEUSERREQUEST']._serialized_start=1345
-  _globals['_DELETEUSERREQUEST']._serialized_end=1387
-  _globals['_GETKEYSREQUEST']._serialized_start=1389
-  _globals['_GETKEYSREQUEST']._serialized_end=1405
-  _globals['_JSONWEBKEYSET']._serialized_start=1407
-  _globals['_JSONWEBKEYSET']._serialized_end=1464
-  _globals['_JSONWEBKEY']._serialized_start=1466
-  _globals['_JSONWEBKEY']._serialized_end=1554
-  _globals['_USERSSERVICE']._serialized_start=1557
-  _globals['_USERSSERVICE']._serialized_end=2949
+  _globals['_USER']._serialized_end=518
+  _globals['_SESSION']._serialized_start=520
+  _globals['_SESSION']._serialized_end=631
+  _globals['_REGISTERUSERREQUEST']._serialized_start=634
+  _globals['_REGISTERUSERREQUEST']._serialized_end=842
+  _globals['_AUTHENTICATEREQUEST']._serialized_start=844
+  _globals['_AUTHENTICATEREQUEST']._serialized_end=913
+  _globals['_REFRESHREQUEST']._serialized_start=915
+  _globals['_REFRESHREQUEST']._serialized_end=960
+  _globals['_REVOKEREQUEST']._serialized_start=962
+  _globals['_REVOKEREQUEST']._serialized_end=1006
+  _globals['_REVOKESESSIONSREQUEST']._serialized_start=1008
+  _globals['_REVOKESESSIONSREQUEST']._serialized_end=1054
+  _globals['_CHANGEPASSWORDREQUEST']._serialized_start=1056
+  _globals['_CHANGEPASSWORDREQUEST']._serialized_end=1167
+  _globals['_GETUSERREQUEST']._serialized_start=1169
+  _globals['_GETUSERREQUEST']._serialized_end=1208
+  _globals['_LISTUSERSREQUEST']._serialized_start=1210
+  _globals['_LISTUSERSREQUEST']._serialized_end=1267
+  _globals['_LISTUSERSRESPONSE']._serialized_start=1269
+  _globals['_LISTUSERSRESPONSE']._serialized_end=1370
+  _globals['_UPDATEUSERREQUEST']._serialized_start=1372
+  _globals['_UPDATEUSERREQUEST']._serialized_end=1482
+  _globals['_DELETEUSERREQUEST']._serialized_start=1484
+  _globals['_DELETEUSERREQUEST']._serialized_end=1526
+  _globals['_GETKEYSREQUEST']._serialized_start=1528
+  _globals['_GETKEYSREQUEST']._serialized_end=1544
+  _globals['_JSONWEBKEYSET']._serialized_start=1546
+  _globals['_JSONWEBKEYSET']._serialized_end=1603
+  _globals['_JSONWEBKEY']._serialized_start=1605
+  _globals['_JSONWEBKEY']._serialized_end=1693
+  _globals['_USERSSERVICE']._serialized_start=1696
+  _globals['_USERSSERVICE']._serialized_end=3088
 # @@protoc_insertion_point(module_scope)
