@@ -10,10 +10,11 @@ from uuid import UUID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, event
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from bookd.errors import Aborted, NotFound
-from bookd.orders import saga, store
+from bookd.orders import saga, store, sweep
 from bookd.orders.rules import Order, Status
 from bookd.orders.schema import metadata
 from bookd.storage.engine import open_engine
@@ -323,6 +324,9 @@ ACTIONS = st.one_of(
     ),
     st.tuples(st.just("deliver"), st.booleans()),
     st.tuples(st.just("dead letters"), st.booleans()),
+    st.tuples(st.just("discard"), st.booleans()),
+    st.tuples(st.just("sweep"), st.floats(1, 700)),
+    st.tuples(st.just("forget")),
     st.tuples(st.just("repeat"), st.integers(0, 9)),
     st.tuples(st.just("time out")),
     st.tuples(st.just("push"), st.floats(0.05, 3)),
@@ -361,6 +365,18 @@ class Shop(OrdersTestCase):
                     dead.status.code = 13
                     self.mom.outcomes[message_id] = dead
                     self.apply(dead)
+            case ("discard", delivered):
+                # By an operator, who tells nobody.
+                for each in self.mom.kept[:1]:
+                    if delivered:
+                        self.mom._deliver(*each)
+                        del self.mom.outcomes[each[0]]
+                    self.mom.kept = self.mom.kept[1:]
+            case ("sweep", seconds):
+                self.push(seconds, seconds / 5)
+                self.sweep()
+            case ("forget",):
+                self.successResultOf(self.desk.write(sweep.forget, self.now() + 1, 100))
             case ("repeat", which):
                 known = list(self.mom.outcomes.values())
                 if known:
@@ -372,6 +388,23 @@ class Shop(OrdersTestCase):
             case ("restart",):
                 self.successResultOf(self.relay.stopService())
                 self.build(self.engine)
+
+    def sweep(self) -> None:
+        """One batch of the sweep."""
+        chore: Any = sweep.sweeping(self.desk, self.relay.wake, self.now, 600)
+        self.successResultOf(Deferred.fromCoroutine(chore()))
+
+    def open(self) -> Engine:
+        """A database that notes the ids of the steps that are asked for."""
+        engine = super().open()
+        self.named: list[str] = []
+
+        def note(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+            if statement.startswith("INSERT INTO steps"):
+                self.named.append(parameters[0])
+
+        event.listen(engine, "before_cursor_execute", note)
+        return engine
 
     def order_ids(self) -> list[str]:
         """All orders."""
@@ -385,6 +418,7 @@ class Shop(OrdersTestCase):
         self.assertGreaterEqual(self.mom.inventory.stock["a"], 0)
         confirmed = {each for each in self.order_ids() if self.load(each).status is Status.CONFIRMED}
         self.assertLessEqual(confirmed, self.mom.inventory.held())
+        self.assertEqual(len(self.named), len(set(self.named)), "two steps of one name")
 
     def finish(self) -> None:
         """Everything is up again, and time passes."""
@@ -393,6 +427,10 @@ class Shop(OrdersTestCase):
         while self.mom.kept:
             self.act(("deliver", False))
         self.push(40, 0.5)
+        # What was discarded is asked for again, and what that leads to comes by the relay.
+        self.push(25_000, 5000)
+        self.sweep()
+        self.push(40, 0.5)
 
 
 def ignore(_: Any) -> None:
@@ -400,7 +438,7 @@ def ignore(_: Any) -> None:
 
 
 class AnythingTests(SynchronousTestCase):
-    """Orders, cancellations, outages, dead letters, repetitions and restarts, in any order."""
+    """Orders, cancellations, outages, dead letters, discarded ones, repetitions, sweeps and restarts, in any order."""
 
     @settings(max_examples=150, deadline=None)
     @given(st.lists(ACTIONS, max_size=25))
