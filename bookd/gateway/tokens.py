@@ -11,7 +11,7 @@ changed, so a key is rotated by replacing the file. No call to anybody: tokens a
 
 import json
 import re
-from base64 import urlsafe_b64decode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
@@ -128,7 +128,7 @@ class Tokens:
 
     def _verified(self, token: str) -> dict[str, Any]:
         parts = _COMPACT.fullmatch(token) if len(token) <= MAX_TOKEN else None
-        if parts is None:
+        if parts is None or not _canonical(parts[3]):
             raise _invalid("the access token is no signed JWT")
         key = self._key(_object(parts[1]))
         _object(parts[2])  # the claims, which are read again below: two readers must not read them differently
@@ -171,6 +171,14 @@ class Tokens:
             raise _invalid("the access token is not valid yet")
         if expires - issued > self._lifetime + LEEWAY:
             raise _invalid("the access token was made for longer than is believed here")
+
+
+def _canonical(part: str) -> bool:
+    """Whether a part is the one encoding of its bytes: the last character has bits that decoders pass over."""
+    try:
+        return urlsafe_b64encode(urlsafe_b64decode(part + "=" * (-len(part) % 4))).rstrip(b"=") == part.encode()
+    except ValueError:
+        return False
 
 
 def _object(part: str) -> Mapping[str, Any]:

@@ -121,6 +121,7 @@ class UpTests(UpCase):
         status = self.bookd("status")
         self.assertEqual(await status.status, 0, status.errors)
         self.assertEqual(status.printed.count("RUNNING"), 5)
+        self.assertEqual(status.printed.count("certificate until 20"), 5)
         await self.end(suite, "INT")
         started = time.monotonic()
         suite = await self.up()

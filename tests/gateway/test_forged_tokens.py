@@ -17,6 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.hashes import SHA256
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -36,6 +38,11 @@ CLAIMS = {
     "nbf": NOW,
     "exp": NOW + 900,
 }
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
 STRANGER = Ed25519PrivateKey.generate()
 
 Sign = Callable[[bytes], bytes]
@@ -268,6 +275,36 @@ class ForgedTokensTests(SynchronousTestCase):
                 with self.assertRaises(Unauthenticated, msg=f"{kind}: {token[:200]}") as caught:
                     self.tokens.principal(f"Bearer {token}")
                 self.assertEqual(caught.exception.reason, "TOKEN_INVALID", f"{kind}: {token[:200]}")
+
+    @settings(max_examples=500, deadline=None)
+    @given(st.integers(0, len(GENUINE) - 1), st.characters(codec="utf-8"))
+    def test_one_character(self, place: int, character: str) -> None:
+        """A token of which one character was changed is refused, whichever it is."""
+        changed = GENUINE[:place] + character + GENUINE[place + 1 :]
+        if changed != GENUINE:
+            self.assertRaises(Unauthenticated, self.tokens.principal, f"Bearer {changed}")
+
+    @settings(max_examples=500, deadline=None)
+    @given(st.one_of(st.text(), st.lists(st.binary(max_size=60).map(part), min_size=2, max_size=4).map(".".join)))
+    def test_anything(self, text: str) -> None:
+        """Whatever is sent in place of a token is refused, and breaks nothing."""
+        self.assertRaises(Unauthenticated, self.tokens.principal, f"Bearer {text}")
+
+    @settings(max_examples=300, deadline=None)
+    @given(
+        st.dictionaries(st.sampled_from([*CLAIMS, "x"]), JSON),
+        st.dictionaries(st.sampled_from(["typ", "cty", "x", "jwk"]), JSON),
+    )
+    def test_any_claims(self, claims: dict[str, Any], header: dict[str, Any]) -> None:
+        """Whatever is signed, it is a token for somebody with a name, or it is refused."""
+        token = forged({**header, "alg": "EdDSA", "kid": "k1"}, {**CLAIMS, **claims})
+        try:
+            principal = self.tokens.principal(f"Bearer {token}")
+        except Unauthenticated:
+            return
+        assert principal is not None
+        self.assertTrue(principal.subject)
+        self.assertEqual(principal.subject, claims.get("sub", "ada"))
 
     def test_expired(self) -> None:
         """A token whose time is over says so, since its owner may get another."""
