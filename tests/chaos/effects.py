@@ -108,7 +108,10 @@ def read(folder: Path) -> Effects:
     waiting = {"steps of orders": steps, "messages of the MOM": sum(state == QUEUED for state in messages.values())}
     for service in SERVICES:
         with closing(_open(folder, service)) as database:
-            applied |= {row["message_id"] for row in _rows(database, "SELECT message_id FROM inbox")}
+            # A row with a status remembers a refusal.
+            applied |= {
+                row["message_id"] for row in _rows(database, "SELECT * FROM inbox") if row.get("status") is None
+            }
             waiting[f"messages in the outbox of {service}"] = _count(database, "SELECT count(*) FROM outbox")
     return Effects(
         orders=list(_orders(found)),
