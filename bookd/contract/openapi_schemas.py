@@ -44,7 +44,11 @@ _NUMBER_TEXT: Final = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?"
 _UNWRITABLE: Final = "NaN|-?Infinity"
 _PATH: Final = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*"
 _TIME: Final = {"type": "string", "format": "date-time"}
-_DURATION: Final = {"type": "string", "pattern": r"^-?[0-9]{1,12}(\.[0-9]{1,9})?s$", "examples": ["1.5s"]}
+_DURATION: Final = {
+    "type": "string",
+    "pattern": r"^-?([0-9]{1,11}|[12][0-9]{11})(\.[0-9]{1,9})?s$",
+    "examples": ["1.5s"],
+}
 _MASK: Final = {"type": "string", "pattern": f"^({_PATH}(,{_PATH})*)?$"}
 _ANY: Final = {
     "type": "object",
@@ -91,7 +95,7 @@ def text(field: FieldDescriptor, enum: Callable[[EnumDescriptor], Schema]) -> Sc
             else dict(_WELL_KNOWN[kind.full_name])
         )
     if field.enum_type is not None:
-        return {"anyOf": [enum(field.enum_type), {"type": "integer", **_INT32}]}
+        return {"anyOf": [enum(field.enum_type), _numbers(field.enum_type)]}
     if field.cpp_type in _INTEGERS:
         schema: Schema = {"type": "integer", **_INTEGERS[field.cpp_type]}
     else:
@@ -179,7 +183,7 @@ class Schemas:
         if field.enum_type.full_name == _NULL:
             return {"type": "null"}
         names = self.enum(field.enum_type)
-        return names if way is Way.OUT else {"anyOf": [names, {"type": "integer", **_INT32}]}
+        return names if way is Way.OUT else {"anyOf": [names, _numbers(field.enum_type)]}
 
 
 def _scalar(field: FieldDescriptor, way: Way) -> Schema:
@@ -197,6 +201,10 @@ def _scalar(field: FieldDescriptor, way: Way) -> Schema:
         alphabets = "A-Za-z0-9+/" if way is Way.OUT else "A-Za-z0-9+/_-"
         return {"type": "string", "contentEncoding": "base64", "pattern": f"^[{alphabets}]*={{0,2}}$"}
     return {"type": "boolean" if kind == FieldDescriptor.CPPTYPE_BOOL else "string"}
+
+
+def _numbers(kind: EnumDescriptor) -> Schema:
+    return {"type": "integer", "enum": sorted({value.number for value in kind.values})}
 
 
 def _exclusive(kind: Descriptor) -> list[Schema]:
