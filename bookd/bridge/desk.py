@@ -10,7 +10,8 @@ A unit of work is a plain synchronous function that takes a connection. Where it
   transaction, which cost more than such a unit does. A unit that may take long would hold up the others there.
 
 What is promised: a Deferred of `write` that fires with a result means that the unit is on disk. One that fails with the
-unit's own exception means that nothing of the unit is, and says nothing about its neighbours. When the commit itself
+unit's own exception means that nothing of the unit is, but a refusal that the inbox remembers; and it says nothing about
+its neighbours. When the commit itself
 fails, all units of the group fail with `Unavailable`, reason STORAGE, and none has had an effect.
 
 What is not promised: that cancelling a Deferred stops its unit. Whether it took effect is then unknown to the caller.
@@ -31,6 +32,7 @@ from twisted.python.failure import Failure
 from bookd.bridge.workers import Workers
 from bookd.errors import Unavailable
 from bookd.storage.engine import reading
+from bookd.storage.inbox import Refused
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -183,6 +185,9 @@ def commit_together(engine: Engine, group: list[_Unit]) -> None:
             savepoint = connection.begin_nested()
             try:
                 unit.result = unit.work(connection)
+            except Refused as refused:
+                unit.result = Failure(refused.error)
+                savepoint.commit()
             except Exception:
                 unit.result = Failure()
                 # After an error that ended the whole transaction (a full disk) there is no savepoint: this raises.

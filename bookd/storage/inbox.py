@@ -1,9 +1,10 @@
-"""Remembers which messages a service has applied, and what it answered.
+"""Remembers which messages a service has decided, and what it answered.
 
-A message may come more than once: the MOM delivers again whatever it has no answer for, clients retry. `once` puts the
-id and the response into the transaction of the write itself. So after a crash either both are there or neither is, and
-a message takes effect once however often it is delivered. A call that fails leaves nothing behind: it may be tried again
-under the same id.
+A message may come more than once: the MOM delivers again whatever it has no answer for, clients retry, and what a network
+held back may arrive after its own redelivery. `once` puts the id and the response into the transaction of the write
+itself. So after a crash either both are there or neither is, and a message takes effect once however often it is
+delivered. A refusal that is final is remembered as well: else a late copy of a call could take effect after its sender was
+told that it will not. Any other failure leaves nothing behind: the call may be tried again under the same id.
 
 The id is claimed before the work starts. Where several instances share a database (PostgreSQL), the second waits there
 until the first has committed, and then finds the response.
@@ -13,11 +14,13 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from google.protobuf.message import Message
+from google.rpc import status_pb2
 from sqlalchemy import BigInteger, CheckConstraint, Column, Connection, LargeBinary, MetaData, String, Table, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from bookd.contract.call import Call
-from bookd.errors import InvalidArgument
+from bookd.contract.status import from_status, to_status
+from bookd.errors import FINAL, BookdError, InvalidArgument
 
 M = TypeVar("M", bound=Message)
 
@@ -33,44 +36,51 @@ def define(metadata: MetaData) -> Table:
         Column("message_id", String(36), primary_key=True, comment="UUID of the message"),
         Column("method", String(255), nullable=False, comment="method path that was called"),
         Column("fingerprint", LargeBinary(32), nullable=False, comment="SHA-256 over method and request"),
-        Column("response", LargeBinary, nullable=False, comment="serialized response message"),
+        Column("response", LargeBinary, nullable=False, comment="serialized response message; empty for a refusal"),
+        Column("status", LargeBinary, comment="serialized google.rpc.Status of a refusal; null for a success"),
         Column("applied_at", BigInteger, nullable=False, index=True, comment="microseconds since the epoch, UTC"),
         CheckConstraint("length(fingerprint) = 32", name="inbox_fingerprint"),
-        comment="messages that were applied, with what was answered",
+        comment="messages that were decided, with what was answered",
     )
 
 
 _inbox = define(_metadata)
 
 
+class Refused(Exception):
+    """The call was refused, and that is in the transaction: it has to be committed, and `error` told."""
+
+    def __init__(self, error: BookdError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 def once(connection: Connection, call: Call, response_class: type[M], now: int, work: Callable[[Connection], M]) -> M:
-    """What `work` answers; or, if the message of `call` was applied before, what it answered then.
+    """What `work` answers; or, if the message of `call` was decided before, what it answered then.
 
     A call without a message id is worked at once and leaves no trace. Raises `InvalidArgument` with the reason
-    IDEMPOTENCY_KEY_REUSED when the id was used for another request. What `work` raises passes through; the caller rolls
-    back, and the claim with it.
+    IDEMPOTENCY_KEY_REUSED when the id was used for another request. A final error of `work` is raised as `Refused`, and
+    nothing of the work is left but the refusal, which the caller commits (as a desk does). Any other error passes
+    through; the caller rolls back, and the claim with it.
     """
     if call.message_id is None:
         return work(connection)
     if not _claim(connection, call, now):
         return _recorded(connection, call, response_class)
-    response = work(connection)
-    replace(connection, call.message_id, response)
+    try:
+        with connection.begin_nested():
+            response = work(connection)
+    except BookdError as error:
+        if error.code not in FINAL:
+            raise
+        _record(connection, call.message_id, status=to_status(error).SerializeToString(deterministic=True))
+        raise Refused(error) from error
+    _record(connection, call.message_id, response=response.SerializeToString(deterministic=True))
     return response
 
 
-def replace(connection: Connection, message_id: str, response: Message) -> bool:
-    """Answer `response` from now on when the message comes again; False if it was never applied."""
-    result = connection.execute(
-        _inbox.update()
-        .where(_inbox.c.message_id == message_id)
-        .values(response=response.SerializeToString(deterministic=True))
-    )
-    return result.rowcount == 1
-
-
 def purge(connection: Connection, before: int, limit: int) -> int:
-    """Forget at most `limit` messages applied before that time, the oldest first; answers how many.
+    """Forget at most `limit` messages decided before that time, the oldest first; answers how many.
 
     Only what cannot be delivered again may be forgotten: see docs/protocol.md, "How long ids are good".
     """
@@ -90,12 +100,18 @@ def _claim(connection: Connection, call: Call, now: int) -> bool:
     return connection.execute(insert(_inbox).values(values).on_conflict_do_nothing()).rowcount == 1
 
 
+def _record(connection: Connection, message_id: str, **values: bytes) -> None:
+    connection.execute(_inbox.update().where(_inbox.c.message_id == message_id).values(**values))
+
+
 def _recorded(connection: Connection, call: Call, response_class: type[M]) -> M:
     row = connection.execute(
-        select(_inbox.c.fingerprint, _inbox.c.response).where(_inbox.c.message_id == call.message_id)
+        select(_inbox.c.fingerprint, _inbox.c.response, _inbox.c.status).where(_inbox.c.message_id == call.message_id)
     ).one()
     if row.fingerprint != call.fingerprint:
         raise InvalidArgument(
             f"message id {call.message_id} was used for another request", reason="IDEMPOTENCY_KEY_REUSED"
         )
+    if row.status is not None:
+        raise from_status(status_pb2.Status.FromString(row.status))
     return response_class.FromString(row.response)

@@ -7,6 +7,7 @@ from sqlalchemy import Connection, Engine
 from twisted.internet.defer import Deferred, maybeDeferred
 
 from bookd.storage.engine import reading
+from bookd.storage.inbox import Refused
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,7 +35,14 @@ class ImmediateDesk:
 
 def _run(engine: Engine, work: Callable[..., T], *args: Any, **kwargs: Any) -> Deferred[T]:
     def run() -> T:
-        with engine.connect() as connection, connection.begin():
-            return work(connection, *args, **kwargs)
+        try:
+            with engine.connect() as connection, connection.begin() as transaction:
+                try:
+                    return work(connection, *args, **kwargs)
+                except Refused:
+                    transaction.commit()
+                    raise
+        except Refused as refused:
+            raise refused.error from refused
 
     return maybeDeferred(run)

@@ -13,6 +13,7 @@ from twisted.trial.unittest import TestCase
 from bookd.bridge.desk import Desk
 from bookd.errors import NotFound, Unavailable
 from bookd.storage.engine import open_engine
+from bookd.storage.inbox import Refused
 
 
 def insert(connection: Connection, number: int) -> int:
@@ -64,6 +65,16 @@ class DeskTests(TestCase):
         await self.assertFailure(second, NotFound)
         await gatherResults([first, third])
         self.assertEqual(await self.desk.read(numbers), [1, 3])
+
+    async def test_refusal_is_committed(self) -> None:
+        """A unit that raises `Refused` is committed, and its Deferred fails with the error that was refused with."""
+
+        def refuse(connection: Connection) -> None:
+            insert(connection, 9)
+            raise Refused(NotFound("no"))
+
+        await self.assertFailure(self.desk.write(refuse), NotFound)
+        self.assertEqual(await self.desk.read(numbers), [9])
 
     async def test_committed_before_told(self) -> None:
         """When a write's Deferred fires, another connection sees the row."""

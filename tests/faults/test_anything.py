@@ -109,8 +109,6 @@ class LateTests(SynchronousTestCase):
         ]
         lead(World, history)
 
-    test_refused.todo = "the inbox remembers what was applied, not what was refused"  # type: ignore[attr-defined]
-
 
 class Forgetful(InventoryServicer):
     """An inventory without an inbox."""

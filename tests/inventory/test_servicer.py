@@ -124,12 +124,13 @@ class ServicerTests(InventoryTestCase):
         )
         self.assertEqual(error.reason, "IDEMPOTENCY_KEY_REUSED")
 
-    def test_refused_write_may_come_again(self) -> None:
-        """A write that was refused is not recorded: under the same id it may succeed later."""
+    def test_refused_write_stays_refused(self) -> None:
+        """A write that was refused is refused under its id for ever: its sender was told so. Under another it may succeed."""
         request = wire.AdjustStockRequest(book_id="new-1", quantity_change=1)
         self.refused(NotFound, "AdjustStock", request, INTENT)
         self.create()
-        self.assertEqual(self.call("AdjustStock", request, INTENT).stock, 6)
+        self.refused(NotFound, "AdjustStock", request, INTENT)
+        self.assertEqual(self.call("AdjustStock", request, INTENT[:-1] + "f").stock, 6)
 
     def test_bad_requests(self) -> None:
         """Empty requests are refused, each by a field."""

@@ -1,12 +1,14 @@
 """A message takes effect once, however often it comes."""
 
+from collections.abc import Callable
+
 from google.protobuf.wrappers_pb2 import Int64Value
 from sqlalchemy import Column, Connection, Integer, MetaData, Table, func, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from twisted.trial.unittest import SynchronousTestCase
 
 from bookd.contract.call import Call
-from bookd.errors import InvalidArgument, NotFound
+from bookd.errors import BookdError, InvalidArgument, NotFound, Unavailable
 from bookd.storage import inbox
 from bookd.storage.engine import open_engine
 
@@ -63,17 +65,51 @@ class InboxTests(SynchronousTestCase):
         self.assertEqual([self.once(None), self.once(None)], [1, 2])
         self.assertEqual(self.count(self.inbox), 0)
 
-    def test_failure_leaves_no_trace(self) -> None:
-        """Work that fails takes the claim of its id back with it: the message may be tried again."""
+    def fail(self, error: BookdError) -> Callable[[Connection], Int64Value]:
+        """Work that leaves a trace, and fails then."""
 
-        def fail(connection: Connection) -> Int64Value:
+        def work(connection: Connection) -> Int64Value:
             self.work(connection)
-            raise NotFound("no such thing")
+            raise error
 
-        with self.assertRaises(NotFound), self.engine.begin() as connection:
-            inbox.once(connection, Call(ID, "/s/M", PRINT), Int64Value, 5, fail)
+        return work
+
+    def test_failure_leaves_no_trace(self) -> None:
+        """Work that fails without deciding takes the claim of its id back with it: the message may be tried again."""
+        with self.assertRaises(Unavailable), self.engine.begin() as connection:
+            inbox.once(connection, Call(ID, "/s/M", PRINT), Int64Value, 5, self.fail(Unavailable("later")))
         self.assertEqual((self.count(self.inbox), self.count(self.done)), (0, 0))
         self.assertEqual(self.once(), 1)
+
+    def test_refusal_is_remembered(self) -> None:
+        """Work that is refused leaves nothing but the refusal, which the message is answered with from then on, though it
+        might succeed by now."""
+        error = NotFound("no such thing", reason="GONE", info={"thing": "17"})
+        with self.engine.connect() as connection, connection.begin() as transaction:
+            refused = self.assertRaises(
+                inbox.Refused,
+                inbox.once,
+                connection,
+                Call(ID, "/s/M", PRINT),
+                Int64Value,
+                5,
+                self.fail(error),
+            )
+            transaction.commit()
+        self.assertIs(refused.error, error)
+        self.assertEqual((self.count(self.inbox), self.count(self.done)), (1, 0))
+        again = self.assertRaises(NotFound, self.once)
+        self.assertEqual((again.message, again.reason, again.info), ("no such thing", "GONE", {"thing": "17"}))
+        self.assertEqual(
+            self.assertRaises(InvalidArgument, self.once, fingerprint=OTHER).reason, "IDEMPOTENCY_KEY_REUSED"
+        )
+        self.assertEqual(self.count(self.done), 0)
+
+    def test_refusal_without_an_id(self) -> None:
+        """A call without an id is refused as it is, each time anew."""
+        with self.assertRaises(NotFound), self.engine.begin() as connection:
+            inbox.once(connection, Call(None, "/s/M", PRINT), Int64Value, 5, self.fail(NotFound("no")))
+        self.assertEqual((self.count(self.inbox), self.count(self.done)), (0, 0))
 
     def test_failure_in_a_savepoint(self) -> None:
         """The same where only a savepoint is rolled back, beside another message that stays."""
@@ -90,14 +126,6 @@ class InboxTests(SynchronousTestCase):
             call = Call(ID, "/s/M", PRINT)
             answers = [inbox.once(connection, call, Int64Value, 5, lambda _: Int64Value()) for _ in range(2)]
         self.assertEqual(answers, [Int64Value(), Int64Value()])
-
-    def test_replace(self) -> None:
-        """A replaced response is what the message is answered from then on."""
-        self.once()
-        with self.engine.begin() as connection:
-            self.assertTrue(inbox.replace(connection, ID, Int64Value(value=77)))
-            self.assertFalse(inbox.replace(connection, "unknown", Int64Value()))
-        self.assertEqual(self.once(), 77)
 
     def test_purge(self) -> None:
         """Old messages are forgotten, younger ones are not."""
