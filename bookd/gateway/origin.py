@@ -6,6 +6,7 @@ left of it is hearsay.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 # A customer of an internet provider has at least such a network to himself, so that its addresses are one client.
@@ -38,6 +39,7 @@ class Proxies:
         return found
 
 
+@lru_cache(maxsize=4096)
 def client_key(host: str) -> str:
     """What clients are told apart by: an IPv4 address, or the network that an IPv6 address is of."""
     address = _address(host)

@@ -56,6 +56,7 @@ class Buckets:
 
     def __init__(self, quota: Quota, most: int, seconds: Callable[[], float]) -> None:
         self.quota = quota
+        self.policy = quota.policy
         self._most = most
         self._seconds = seconds
         # Tokens, and when they were counted, by client; the ones seen last stand last.
@@ -109,7 +110,7 @@ class Rates:
 
 def _take(buckets: Buckets, request: Request, client: str) -> None:
     standing = buckets.take(client)
-    request.setHeader("RateLimit-Policy", buckets.quota.policy)
+    request.setHeader("RateLimit-Policy", buckets.policy)
     request.setHeader("RateLimit", f'"{buckets.quota.name}";r={standing.left};t={ceil(standing.seconds)}')
     if not standing.granted:
         raise ResourceExhausted(
