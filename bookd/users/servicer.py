@@ -16,7 +16,7 @@ from bookd.bridge.desk import Desk
 from bookd.bridge.workers import Workers
 from bookd.contract import paging
 from bookd.contract.call import Call, fingerprint
-from bookd.errors import BookdError
+from bookd.errors import BookdError, InvalidArgument, NotFound, Unauthenticated
 from bookd.storage import inbox
 from bookd.storage.announce import announce
 from bookd.users import rules, sessions, store, tokens
@@ -78,7 +78,23 @@ class UsersServicer(users_pb2_grpc.UsersServiceServicer):
             roles=rules.NEW_USER_ROLES,
             password_hash=await self._workers.run(self._passwords.hash, request.password),
         )
-        return await self._desk.write(_register, call, new, self._now())
+        registered = await self._desk.write(_register, call, new, self._now())
+        if registered.user_id != new.user_id:
+            await self._check_repeated(registered.user_id, request, context)
+        return registered
+
+    async def _check_repeated(self, user_id: str, request: users_pb2.RegisterUserRequest, context: Context) -> None:
+        """Refuse a repeated registration that has another password than the user; slowly, as log-ins are, lest passwords
+        are guessed here. That of a user who is gone is not known any more."""
+        try:
+            user = await self._desk.read(store.load, user_id)
+            await self._sessions.verify(request.username, user, request.password, context)
+        except NotFound:
+            return
+        except Unauthenticated:
+            raise InvalidArgument(
+                f"message id {context.message_id} was used for another request", reason="IDEMPOTENCY_KEY_REUSED"
+            ) from None
 
     async def Authenticate(self, request: users_pb2.AuthenticateRequest, context: Context) -> users_pb2.Session:
         """Open a session for whoever knows the password."""

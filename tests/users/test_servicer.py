@@ -22,6 +22,7 @@ from bookd.errors import (
     InvalidArgument,
     NotFound,
     PermissionDenied,
+    ResourceExhausted,
     Unauthenticated,
 )
 from bookd.storage.engine import open_engine
@@ -161,6 +162,29 @@ class RegistrationTests(UsersTestCase):
         request.email = "other@example.org"
         error = self.refused(InvalidArgument, "RegisterUser", request, message_id=KEY)
         self.assertEqual(error.reason, "IDEMPOTENCY_KEY_REUSED")
+
+    def test_same_id_with_another_password(self) -> None:
+        """A repetition that has another password is another request; who tries many is slowed down as at a log-in."""
+        request = users_pb2.RegisterUserRequest(username="ana", email="ana@example.org", password="correct horse")
+        first = self.ok("RegisterUser", request, message_id=KEY)
+        other = users_pb2.RegisterUserRequest()
+        other.CopyFrom(request)
+        other.password = "another horse"
+        error = self.refused(InvalidArgument, "RegisterUser", other, message_id=KEY)
+        self.assertEqual(error.reason, "IDEMPOTENCY_KEY_REUSED")
+        self.assertEqual(self.ok("RegisterUser", request, message_id=KEY), first)
+        self.assertEqual(self.log_in().user_id, first.user_id)
+        for _ in range(10):
+            self.refused(InvalidArgument, "RegisterUser", other, message_id=KEY)
+        self.refused(ResourceExhausted, "RegisterUser", other, message_id=KEY)
+
+    def test_same_id_of_a_user_who_is_gone(self) -> None:
+        """It is answered as it was; nobody is registered again."""
+        request = users_pb2.RegisterUserRequest(username="ana", email="ana@example.org", password="correct horse")
+        first = self.ok("RegisterUser", request, message_id=KEY)
+        self.ok("DeleteUser", users_pb2.DeleteUserRequest(user_id=first.user_id))
+        self.assertEqual(self.ok("RegisterUser", request, message_id=KEY), first)
+        self.refused(Unauthenticated, "Authenticate", users_pb2.AuthenticateRequest(username="ana", password="x"))
 
 
 class SessionTests(UsersTestCase):
