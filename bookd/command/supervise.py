@@ -11,7 +11,7 @@ import sys
 import sysconfig
 import time
 import xmlrpc.client
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from http.client import HTTPException
@@ -254,10 +254,10 @@ def await_serving(supervisor: Supervisor, names: Collection[str], stopped: Calla
         time.sleep(0.05)
 
 
-def tell(supervisor: Supervisor) -> None:
-    """Print where each daemon stands."""
+def tell(supervisor: Supervisor, processes: Sequence[Process]) -> None:
+    """Print where daemons stand."""
     listeners = supervisor.home.listeners()
-    for process in supervisor.processes().values():
+    for process in processes:
         where = f"port {listeners[process.name][1]}" if process.name in listeners else ""
         since = f"pid {process.pid}, up {int(time.time()) - process.since} s" if process.pid else process.error
         certificate = certs.remark(supervisor.home, process.name, datetime.now(UTC))
@@ -325,13 +325,15 @@ def shutdown(home: Home) -> None:
 
 
 @click.command()
+@DAEMON
 @click.pass_obj
-def status(home: Home) -> None:
-    """Show where each daemon stands; ends with status 3 unless all of them run."""
+def status(home: Home, daemons: tuple[str, ...]) -> None:
+    """Show where daemons stand (all, if none is named); ends with status 3 unless they run."""
     supervisor = Supervisor(home)
-    tell(supervisor)
+    chosen = supervisor.named(daemons)
+    tell(supervisor, chosen)
     listeners = home.listeners()
-    for process in supervisor.processes().values():
+    for process in chosen:
         # the supervisor calls a daemon STARTING for its first second, whether it serves or not
         serves = process.state == "STARTING" and listens(*listeners[process.name])
         if process.state != "RUNNING" and not serves:

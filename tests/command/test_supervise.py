@@ -149,6 +149,7 @@ class CtlTests(UpCase):
         status = self.bookd("status")
         self.assertEqual(await status.status, 3)
         self.assertIn("inventory  STOPPED", status.printed)
+        self.assertEqual((await self.ctl("ctl", "status", "users", "mom")).printed.count("RUNNING"), 2)
         await self.ctl("ctl", "start", "inventory")
         await self.ctl("ctl", "start", "inventory")
         await self.ctl("ctl", "restart", "mom")
