@@ -87,10 +87,11 @@ HEADERS: Final[dict[str, Schema]] = {
     "Location": {"description": "Where the operation is.", "schema": {"type": "string", "format": "uri-reference"}},
     "Preference-Applied": {"description": "What of Prefer was done (RFC 7240).", "schema": {"type": "string"}},
     "ETag": {"description": "The version of what was answered.", "schema": {"type": "string"}},
+    "Allow": {"description": "The verbs that the path answers.", "required": True, "schema": {"type": "string"}},
     "WWW-Authenticate": {"description": "Bearer (RFC 6750).", "required": True, "schema": {"type": "string"}},
 }
 # The headers of problems beyond those of all responses.
-_HEADERS_OF: Final = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
+_HEADERS_OF: Final = {401: ("WWW-Authenticate",), 405: ("Allow",), 429: ("Retry-After",), 503: ("Retry-After",)}
 _ALWAYS: Final = ("X-Request-Id", "RateLimit", "RateLimit-Policy")
 
 PARAMETERS: Final[dict[str, Schema]] = {
