@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # Where npm is there, buf comes from its registry.
 BUF := $(shell command -v npm >/dev/null 2>&1 && echo npx --yes @bufbuild/buf@1)
 
-.PHONY: run test check fuzz chaos protos news clean
+.PHONY: run test check fuzz chaos bench protos news clean
 
 run: $(VENV)/.installed
 	$(BIN)/bookd up
@@ -39,6 +39,10 @@ REQUESTS ?= 200
 fuzz: $(VENV)/.installed-dev
 	BOOKD_FUZZ=$(REQUESTS) $(BIN)/python tests/run.py --temp-directory $(VENV)/trial tests.integration.test_openapi
 
+# Measures bookd beside its peers; wants wrk, and a machine that does nothing else. ARGS="--rounds 3 --out figures.json"
+bench: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks.run $(ARGS)
+
 protos: $(VENV)/.installed-dev
 	$(BIN)/python protos/generate.py
 
@@ -60,4 +64,8 @@ $(VENV)/.installed: setup.cfg pyproject.toml $(VENV)/bin/python
 
 $(VENV)/.installed-dev: setup.cfg pyproject.toml $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --config-settings editable_mode=compat
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-bench: setup.cfg pyproject.toml $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]' --config-settings editable_mode=compat
 	@touch $@ $(VENV)/.installed

@@ -1,0 +1,1 @@
+"""Measurements of bookd beside what it is compared to. `make bench` runs them; no test does."""

@@ -1,0 +1,1 @@
+"""What bookd is compared to: the same job, done with other means."""
