@@ -338,9 +338,9 @@ class PlanTests(SweepTestCase):
         """Neither chore reads the whole table."""
         statements = {
             "steps_open": "SELECT * FROM steps WHERE done_at IS NULL AND (sweep_from < 5 OR sweep_from > 9)"
-            " ORDER BY sweep_from LIMIT 50",
+            " ORDER BY sweep_from LIMIT 20",
             "steps_done": "SELECT steps.message_id FROM steps JOIN orders ON orders.order_id = steps.order_id"
-            " WHERE done_at < 5 AND status <> 'PENDING' ORDER BY done_at LIMIT 50",
+            " WHERE done_at < 5 AND status <> 'PENDING' ORDER BY done_at LIMIT 20",
         }
         with self.engine.connect() as connection:
             for index, statement in statements.items():
