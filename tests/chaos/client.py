@@ -79,7 +79,7 @@ def message_id(who: Somebody, key: str) -> str:
 
 @frozen
 class Sent:
-    """A write that was acknowledged, and how its answer is read."""
+    """A write that has ended, and how its answer is read."""
 
     operation: Operation
     request: Request
@@ -104,7 +104,7 @@ class Client:
         self.history = history
         self.chance = chance
         self.gave_up = gave_up
-        # What was acknowledged, to be sent once more.
+        # What has ended, to be sent once more.
         self.sent: list[Sent] = []
         self._reactor = reactor
         self._url = url
@@ -159,11 +159,11 @@ class Client:
         """Send until there is a final answer, or until the run is over. `accepted` is called at the first
         acknowledgement; `told` makes of the answer's body what the history remembers."""
         await self._until_answered(operation, request, told, accepted)
-        if operation.acknowledged:
+        if operation.ended is not None:
             self.sent.append(Sent(operation, request, told))
 
     async def repeat(self, sent: Sent) -> str:
-        """Send again what was acknowledged long ago, under its key; answers what is wrong with the answer."""
+        """Send again what has ended long ago, under its key; answers what is wrong with the answer."""
         while not self.gave_up():
             try:
                 answer = await self.ask(sent.request)
@@ -173,6 +173,9 @@ class Client:
                 await self._pause(0.5)
                 continue
             name = f"{sent.operation.kind} {sent.operation.number}, sent again in the end,"
+            if sent.operation.outcome == "refused":
+                then = sent.operation.result["reason"]
+                return "" if answer.reason == then else f"{name} is answered {answer.status}, and not {then}"
             if not 200 <= answer.status < 300 or answer.status == 202:
                 return f"{name} is answered {answer.status} {answer.reason}"
             now, then = sent.told(answer.body), sent.operation.result

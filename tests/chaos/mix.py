@@ -126,10 +126,11 @@ class Mix:
             await client.close()
 
     async def _repeat(self) -> list[str]:
-        """Send some of what was acknowledged once more; answers what was wrong with the answers."""
+        """Send some of what has ended once more, all refusals among it; answers what was wrong with the answers."""
         self._over_at = self._reactor.seconds() + self._plan.rest
         sent = [(client, each) for client in self._clients for each in client.sent]
         chosen = self._chance("repeat").sample(sent, min(REPEATED, len(sent)))
+        chosen += [each for each in sent if each[1].operation.outcome == "refused"]
         return [wrong for client, each in chosen if (wrong := await client.repeat(each))]
 
     async def _look(self) -> Seen:
@@ -155,7 +156,7 @@ async def prepare(
     staff = client_of(Somebody(session["user_id"], session["access_token"]))
     held: dict[str, int] = {}
     for number in range(books):
-        copies = 40 if number % 6 == 5 else stock
+        copies = 10 if number % 6 == 5 else stock
         body = {"title": f"Book {number}", "author": "Somebody", "price": PRICE, "stock": copies}
         made = await insist(reactor, staff, Request("POST", "/v1/books", body, key=str(uuid4())))
         held[made["book_id"]] = copies
