@@ -206,11 +206,12 @@ def revoke(connection: Connection, digest: bytes) -> Opened | None:
 
 
 def purge(connection: Connection, now: int, limit: int) -> int:
-    """Remove at most `limit` sessions all of whose refresh tokens have expired; answers how many."""
+    """Remove at most `limit` sessions that nobody can continue, as their newest refresh tokens have expired; answers how
+    many."""
     over = (
         select(refresh_tokens.c.session_id)
-        .group_by(refresh_tokens.c.session_id)
-        .having(func.max(refresh_tokens.c.expires_at) <= now)
+        .where(refresh_tokens.c.expires_at <= now, refresh_tokens.c.spent_at.is_(None))
+        .order_by(refresh_tokens.c.expires_at)
         .limit(limit)
     )
     ids = connection.execute(over).scalars().all()

@@ -243,6 +243,26 @@ class SessionTests(UsersTestCase):
         with self.engine.connect() as connection:
             self.assertEqual(connection.execute(text("SELECT count(*) FROM refresh_tokens")).scalar(), 0)
 
+    def test_expiry_of_what_was_traded(self) -> None:
+        """A session lives as long as its newest token, and is removed with all of them; in batches."""
+        self.register()
+        traded, sessions = self.log_in(), [self.log_in(), self.log_in()]
+        self.time += 1800 * 1_000_000
+        newest = self.ok("Refresh", users_pb2.RefreshRequest(refresh_token=traded.refresh_token))
+        self.time += 1800 * 1_000_000
+
+        def purged(limit: int) -> Any:
+            return self.successResultOf(self.desk.write(store.purge, self.time, limit))
+
+        self.assertEqual([purged(1), purged(9), purged(9)], [1, 1, 0])
+        for session in sessions:
+            self.refused(Unauthenticated, "Refresh", users_pb2.RefreshRequest(refresh_token=session.refresh_token))
+        newest = self.ok("Refresh", users_pb2.RefreshRequest(refresh_token=newest.refresh_token))
+        self.time += 3600 * 1_000_000
+        self.assertEqual(purged(9), 1)
+        with self.engine.connect() as connection:
+            self.assertEqual(connection.execute(text("SELECT count(*) FROM refresh_tokens")).scalar(), 0)
+
     def test_revoke(self) -> None:
         """A revoked session cannot be refreshed; revoking twice, or nothing, is fine."""
         self.register()
