@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 from sqlalchemy import Connection, func, select
 
 from bookd.contract.policy import may_see
+from bookd.contract.status import from_status
 from bookd.errors import FINAL, NotFound
 from bookd.orders import rules, store
 from bookd.orders.messages import to_message
@@ -127,7 +128,11 @@ def _tell(connection: Connection, order: Order, trace: Trace) -> None:
 
 def _news(order: Order, step: Step, outcome: message_pb2.Outcome) -> News:
     if outcome.status.code:
-        decision = Answer.REFUSED if outcome.status.code in FINAL else Answer.LOST
+        refused = outcome.status.code in FINAL
+        # Somebody asked for something else under this id: what that took is to be given back.
+        if refused and from_status(outcome.status).reason == "IDEMPOTENCY_KEY_REUSED":
+            refused = False
+        decision = Answer.REFUSED if refused else Answer.LOST
         subject = (
             "the shipping address is not known" if step is Step.ADDRESS else "the inventory did not take the order"
         )

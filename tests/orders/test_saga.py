@@ -13,7 +13,8 @@ from sqlalchemy import Connection, Engine, event
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from bookd.errors import Aborted, NotFound
+from bookd.contract.status import to_status
+from bookd.errors import Aborted, InvalidArgument, NotFound
 from bookd.orders import saga, store, sweep
 from bookd.orders.rules import Order, Status
 from bookd.orders.schema import metadata
@@ -170,6 +171,15 @@ class EventTests(SynchronousTestCase):
         told = events_pb2.OrderRejected()
         self.assertTrue(self.told()[-1].data.Unpack(told))
         self.assertEqual(told.order.reason, "sold out")
+
+    def test_another_request_under_the_id(self) -> None:
+        """A reservation that is refused as another one under its id may have taken stock, which is given back."""
+        self.place()
+        made = message_pb2.Outcome(message_id=open_steps(self.connection)["RESERVE"])
+        made.status.CopyFrom(to_status(InvalidArgument("used", reason="IDEMPOTENCY_KEY_REUSED")))
+        saga.apply(self.connection, made, TRACE, 2)
+        self.assertEqual(self.load().status, Status.REJECTED)
+        self.assertEqual(self.sent(), ["ReserveStock", "ReleaseStock"])
 
     def test_user_deleted(self) -> None:
         """The pending orders of a user that is gone are cancelled and their stock is asked back; no others."""
