@@ -71,7 +71,8 @@ def shield(deferred: Deferred[T]) -> Deferred[T]:
 
 def _expected(error: BaseException | None) -> bool:
     if isinstance(error, BookdError):
-        return error.code in FINAL or error.code is Code.CANCELLED
+        # Of a database that refuses the desk has told.
+        return error.code in FINAL or error.code is Code.CANCELLED or error.reason == "STORAGE"
     return isinstance(error, CancelledError)
 
 

@@ -39,6 +39,13 @@ T = TypeVar("T")
 
 # Units that one commit holds at most: bounds how long the first of them waits for the last.
 GROUP = 256
+# Reason of the error of a unit that the database refused.
+REASON = "STORAGE"
+
+
+def is_storage(error: BaseException | None) -> bool:
+    """Whether a unit failed because the database refused, of which the desk has told in the log."""
+    return isinstance(error, Unavailable) and error.reason == REASON
 
 
 @define(eq=False)
@@ -102,13 +109,13 @@ class Desk(Service):
         if self.running:
             together.add(_Unit(work, deferred))
         else:
-            deferred.errback(Unavailable("the database is closed", reason="STORAGE"))
+            deferred.errback(Unavailable("the database is closed", reason=REASON))
         return deferred
 
     def _refuse_write(self, failure: Failure, group: list[_Unit]) -> None:
         self.log.error("the database refused to commit {count} units: {error}", count=len(group), error=failure.value)
         for unit in group:
-            unit.result = Failure(Unavailable("the database refused the write", reason="STORAGE", retry_after=1.0))
+            unit.result = Failure(Unavailable("the database refused the write", reason=REASON, retry_after=1.0))
 
 
 class _Together:

@@ -25,6 +25,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from bookd.bridge.desk import is_storage
 from bookd.contract import metadata
 from bookd.contract.status import detail, to_status
 from bookd.errors import FINAL, BookdError
@@ -164,10 +165,11 @@ class Relay(Service):
             await self._send(row.message, row.attempts)
         except CancelledError:
             pass  # the service stops; the message is still there
-        except Exception:
-            self.log.failure(
-                "{method} {message_id} failed here", method=row.message.method, message_id=row.message.message_id
-            )
+        except Exception as error:
+            if not is_storage(error):  # of which the desk has told
+                self.log.failure(
+                    "{method} {message_id} failed here", method=row.message.method, message_id=row.message.message_id
+                )
             # The row could not be changed, so it is ready still: its lane is held here, lest this spins.
             with suppress(CancelledError):
                 await self._unless_stopped(deferLater(self._reactor, LONGEST_PAUSE))

@@ -23,6 +23,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
+from bookd.bridge.desk import is_storage
 from bookd.contract import metadata
 from bookd.contract.descriptors import Contract
 from bookd.errors import BookdError, Code, DeadlineExceeded
@@ -196,8 +197,9 @@ class Courier(Service):
             return await self._deliver(kept)
         except CancelledError:
             pass  # the service stops; the message is queued still
-        except Exception:
-            self.log.failure("delivering {id} to {name} failed here", id=kept.message_id, name=kept.destination)
+        except Exception as error:
+            if not is_storage(error):  # of which the desk has told
+                self.log.failure("delivering {id} to {name} failed here", id=kept.message_id, name=kept.destination)
             self._rest()
         return None
 

@@ -46,7 +46,7 @@ class ShieldTests(SynchronousTestCase):
 
     def test_unexpected_errors_stay(self) -> None:
         """What broke stays on the work, and is logged when nobody takes it."""
-        for error in (ZeroDivisionError(), Unavailable("the disk is full", reason="STORAGE")):
+        for error in (ZeroDivisionError(), Unavailable("the disk is full", reason="CONNECTION_LOST")):
             work = self.left()
             work.errback(error)
             del work
