@@ -12,12 +12,14 @@ changed, so a key is rotated by replacing the file. No call to anybody: tokens a
 import json
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import jwt
+from attrs import frozen
 from twisted.logger import Logger
 
 from bookd.errors import Unauthenticated
@@ -31,6 +33,8 @@ LEEWAY = 2.0
 # The users daemon's tokens have some 500 characters; a longer one than this is not even taken apart.
 MAX_TOKEN = 8192
 MAX_ROLES, MAX_TEXT = 32, 256
+# Tokens that are remembered.
+MOST_KNOWN = 4096
 # How often the file is looked at.
 _GLANCE = 1.0
 _COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
@@ -88,6 +92,16 @@ class Keys:
         return found
 
 
+@frozen
+class _Verified:
+    """A genuine token."""
+
+    kid: str
+    key: Any
+    claims: Mapping[str, Any]
+    principal: policy_pb2.Principal
+
+
 class Tokens:
     """Verifies access tokens of one issuer for one audience. `now` answers microseconds since the epoch; `revoked` knows
     which tokens are void before their time, and `lifetime` is how many seconds one may live, so that such knowledge need
@@ -108,6 +122,8 @@ class Tokens:
         self._now = now
         self._revoked = revoked
         self._lifetime = lifetime
+        # Genuine tokens that were seen last: verifying a signature costs as much as all else that is done with a request.
+        self._known: OrderedDict[str, _Verified] = OrderedDict()
 
     def principal(self, authorization: str | None) -> policy_pb2.Principal | None:
         """Whom an `Authorization` header speaks for; None when there is none. Raises `Unauthenticated`."""
@@ -116,21 +132,41 @@ class Tokens:
         scheme, _, token = authorization.strip().partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             raise _invalid("the Authorization header must be Bearer and an access token")
-        claims = self._verified(token.strip())
+        known = self._verified(token.strip())
+        self._check_times(known.claims)
+        principal = known.principal
+        if self._revoked(principal.subject, principal.session_id, int(known.claims["iat"] * 1e6)):
+            raise Unauthenticated("the session of the access token has ended", reason="TOKEN_REVOKED")
+        return principal
+
+    def _verified(self, token: str) -> "_Verified":
+        """What a genuine token says, from memory if it was seen before and its key is still good. Its times and whether it
+        was revoked are not looked at."""
+        known = self._known.get(token)
+        if known is not None and self._keys.find(known.kid) is known.key:
+            self._known.move_to_end(token)
+            return known
+        known = self._known[token] = self._verify(token)
+        if len(self._known) > MOST_KNOWN:
+            self._known.popitem(last=False)
+        return known
+
+    def _verify(self, token: str) -> "_Verified":
+        kid, key, claims = self._decode(token)
         roles, session = claims.get("roles", []), claims.get("sid", "")
         if not isinstance(roles, list) or len(roles) > MAX_ROLES or not all(map(_is_text, roles)):
             raise _invalid("the roles of the access token are not a list of strings")
         if not _is_text(session) or not _is_text(claims["sub"]) or not claims["sub"]:
             raise _invalid("the access token has no subject, or a session that is no string")
-        if self._revoked(claims["sub"], session, int(claims["iat"] * 1e6)):
-            raise Unauthenticated("the session of the access token has ended", reason="TOKEN_REVOKED")
-        return policy_pb2.Principal(subject=claims["sub"], roles=roles, session_id=session)
+        self._check_times(claims)
+        return _Verified(kid, key, claims, policy_pb2.Principal(subject=claims["sub"], roles=roles, session_id=session))
 
-    def _verified(self, token: str) -> dict[str, Any]:
+    def _decode(self, token: str) -> tuple[str, Any, dict[str, Any]]:
+        """The name of the key, the key, and the claims of a token that it signed."""
         parts = _COMPACT.fullmatch(token) if len(token) <= MAX_TOKEN else None
         if parts is None or not _canonical(parts[3]):
             raise _invalid("the access token is no signed JWT")
-        key = self._key(_object(parts[1]))
+        kid, key = self._key(_object(parts[1]))
         _object(parts[2])  # the claims, which are read again below: two readers must not read them differently
         try:
             claims: dict[str, Any] = jwt.decode(
@@ -144,10 +180,9 @@ class Tokens:
             )
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
             raise _invalid("the access token is not valid here") from None
-        self._check_times(claims)
-        return claims
+        return kid, key, claims
 
-    def _key(self, header: Mapping[str, Any]) -> Any:
+    def _key(self, header: Mapping[str, Any]) -> tuple[str, Any]:
         """The key that the header names, if a token with this header can be ours."""
         kind = header.get("typ")
         if header.get("alg") != ALGORITHM or (kind.lower() if isinstance(kind, str) else kind) not in _TYPES:
@@ -156,9 +191,9 @@ class Tokens:
             raise _invalid("the access token needs an extension that is not understood here")
         kid = header.get("kid")
         key = self._keys.find(kid) if isinstance(kid, str) else None
-        if key is None:
+        if not isinstance(kid, str) or key is None:
             raise _invalid("the access token is signed with a key that is not known here")
-        return key
+        return kid, key
 
     def _check_times(self, claims: Mapping[str, Any]) -> None:
         expires, begins, issued = claims["exp"], claims["nbf"], claims["iat"]

@@ -10,6 +10,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from bookd.errors import Unauthenticated
+from bookd.gateway import tokens
 from bookd.gateway.tokens import LEEWAY, Keys, Tokens
 from bookd.wire.policy.v1 import policy_pb2
 from tests.gateway.serving import KEY, jwk, token
@@ -136,6 +137,29 @@ class TokensTests(SynchronousTestCase):
         self.clock.advance(1)
         self.assertIsNotNone(self.tokens.principal(given))
         self.refused("Bearer " + self.token())
+
+    def test_remembered(self) -> None:
+        """A token that was seen before is verified again when the keys were read again: one whose key is gone, or is another
+        one under the same name, is refused. No more tokens are remembered than there is room for."""
+        given = "Bearer " + self.token()
+        for keys, good in (
+            ([jwk(KEY, "k1"), jwk(Ed25519PrivateKey.generate(), "k2")], True),
+            ([jwk(Ed25519PrivateKey.generate(), "k1")], False),
+            ([jwk(KEY, "k1")], True),
+            ([jwk(KEY, "k3")], False),
+        ):
+            self.write(*keys)
+            self.clock.advance(1)
+            if good:
+                self.assertEqual(self.tokens.principal(given), self.tokens.principal(given))
+            else:
+                self.refused(given)
+        self.write(jwk(KEY, "k1"))
+        self.clock.advance(1)
+        self.patch(tokens, "MOST_KNOWN", 3)
+        for number in range(10):
+            self.assertIsNotNone(self.tokens.principal("Bearer " + self.token(f"user{number}")))
+        self.assertEqual(len(self.tokens._known), 3)
 
     def test_broken_file(self) -> None:
         """A file that cannot be read leaves the keys as they were."""
