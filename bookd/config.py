@@ -5,7 +5,8 @@ a missing one or one of the wrong type is an error that names it.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -13,6 +14,9 @@ Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Rate = Annotated[float, msgspec.Meta(gt=0)]
+# Signatures with a private key that only the issuer has.
+Algorithm = Literal["EdDSA", "ES256", "ES384", "ES512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512"]
+TokenType = Literal["at+jwt", "jwt", ""]
 
 
 # Seconds that a message may come later than its times say: it was being delivered by then, or two hosts disagree about
@@ -57,6 +61,37 @@ class Grpc(_Table, kw_only=True):
     grace: Seconds = 1.5
     # Largest request or response message, in bytes.
     max_message: Count = 4 * 1024 * 1024
+
+
+class Issuer(_Table, kw_only=True):
+    """An OpenID Connect issuer elsewhere whose access tokens the gateway takes."""
+
+    # The ids of its users are this name, "~", and what the issuer calls them.
+    name: Annotated[str, msgspec.Meta(pattern="^[a-z][a-z0-9-]{0,15}$")]
+    # "iss" and "aud" that its tokens must have.
+    issuer: Annotated[str, msgspec.Meta(min_length=1)]
+    audience: Annotated[str, msgspec.Meta(min_length=1)]
+    # Its JWK set: a file, read again when it changes, or an address that begins with "https://".
+    jwks: Annotated[str, msgspec.Meta(min_length=1)]
+    # The authorities (PEM) that may have signed the certificate at that address; those of the system when absent.
+    ca: str | None = None
+    # How often the set is fetched, and how long the last one is good when it cannot be.
+    refresh: Annotated[float, msgspec.Meta(ge=1)] = 300.0
+    keep_keys: Seconds = 86400.0
+    # Algorithms that its keys may be for.
+    algorithms: Annotated[list[Algorithm], msgspec.Meta(min_length=1)] = msgspec.field(
+        default_factory=lambda: list[Algorithm](("EdDSA", "ES256", "RS256"))
+    )
+    # "typ" of its access tokens, without "application/"; "" when they have none.
+    types: Annotated[list[TokenType], msgspec.Meta(min_length=1)] = msgspec.field(
+        default_factory=lambda: list[TokenType](("at+jwt",))
+    )
+    # Where its tokens say what somebody is: the name of a claim, and of members within it.
+    roles_claim: list[str] = []
+    # Roles here for what is said there, and roles of everybody who has a token.
+    roles: dict[str, list[str]] = {}
+    everybody: list[str] = []
+    token_lifetime: Seconds = 3600.0
 
 
 class Gateway(_Table, kw_only=True):
@@ -109,6 +144,8 @@ class Gateway(_Table, kw_only=True):
     # Who was refused, and who did what by the right of a role.
     audit: str = "log/gateway.audit.jsonl"
     grace: Seconds = 2.5
+    # Issuers elsewhere whose access tokens are taken beside those of the users daemon.
+    issuers: list[Issuer] = []
 
 
 class Destination(_Table, kw_only=True):
@@ -215,6 +252,8 @@ def parse(text: str, name: str = "bookd.toml") -> Config:
     except msgspec.DecodeError as error:
         raise ConfigError(f"{name}: {error}") from error
     _check_memory(parsed, name)
+    if parsed.gateway is not None:
+        _check_issuers(parsed.gateway, name)
     return parsed
 
 
@@ -233,6 +272,24 @@ def _check_memory(parsed: Config, name: str) -> None:
                 f"{name}: `keep_inbox` of [{table}] must be at least {LATE:g} s longer than `{key}` of [mom], lest a message "
                 "takes effect twice"
             )
+
+
+def _check_issuers(gateway: Gateway, name: str) -> None:
+    """Nobody can be taken for somebody of another issuer, and keys come over a line that nobody else writes on."""
+    for key, taken in (("name", set[str]()), ("issuer", {gateway.issuer})):
+        for issuer in gateway.issuers:
+            value = getattr(issuer, key)
+            if value in taken:
+                raise ConfigError(f"{name}: two issuers of [gateway] have the {key} {value!r}")
+            taken.add(value)
+    for issuer in gateway.issuers:
+        address = urlsplit(issuer.jwks)
+        if "://" in issuer.jwks and (address.scheme != "https" or not address.hostname or "@" in address.netloc):
+            raise ConfigError(
+                f"{name}: `jwks` of the issuer {issuer.name!r} must be a file, or an address that begins with https://"
+            )
+        if issuer.keep_keys <= issuer.refresh:
+            raise ConfigError(f"{name}: `keep_keys` of the issuer {issuer.name!r} must be longer than `refresh`")
 
 
 def load(path: Path) -> tuple[Config, Path]:

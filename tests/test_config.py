@@ -11,9 +11,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from bookd import config
 
 ROOT = Path(__file__).parent.parent
-BEHIND_A_HASH = re.compile(r"^# (?=[a-z_]+ = )", re.MULTILINE)
+BEHIND_A_HASH = re.compile(r"^# (?=[a-z_]+ = |\[\[)", re.MULTILINE)
 # Defaults that are the absence of something, so that the example shows a value that is none.
-ABSENT = {"gateway.https"}
+ABSENT = {"gateway.https", "gateway.issuers"}
 
 
 def defaults(table: type[msgspec.Struct]) -> dict[str, Any]:
@@ -50,6 +50,49 @@ class MemoryTests(SynchronousTestCase):
             self.assertIsNotNone(getattr(config.parse(alone), name))
 
 
+class IssuersTests(SynchronousTestCase):
+    """Issuers elsewhere, as the gateway's table names them."""
+
+    example = MemoryTests.example
+
+    def refused(self, old: str, new: str, said: str) -> None:
+        """The example with this difference is refused, by these words."""
+        self.assertIn(old, self.example)
+        error = self.assertRaises(config.ConfigError, config.parse, self.example.replace(old, new), "bookd.toml")
+        self.assertIn(said, str(error))
+
+    def test_key_sets(self) -> None:
+        """A key set is a file, or comes over HTTPS from a host, without a password in the address."""
+        for address in (
+            "http://login.example/k",
+            "https:///k",
+            "https://a:b@login.example/k",
+            "ftp://x/k",
+            "file:///k",
+        ):
+            self.refused("https://login.example/jwks.json", address, "`jwks` of the issuer 'partner'")
+        config.parse(self.example.replace("https://login.example/jwks.json", "keys/partner.json"))
+
+    def test_algorithms(self) -> None:
+        """Only signatures with a private key can be named, and at least one has to be."""
+        for names in ('"HS256"', '"none"', '"eddsa"', ""):
+            self.refused('["EdDSA", "ES256", "RS256"]', f"[{names}]", "gateway.issuers[0].algorithms")
+
+    def test_names(self) -> None:
+        """A name is short and plain, and nobody else's; so is what is in the tokens."""
+        for name in ("", "Partner", "a~b", "a" * 17, "1a"):
+            self.refused('name = "partner"', f'name = "{name}"', "issuers[0].name")
+        self.refused('issuer = "https://login.example"', 'issuer = "bookd"', "the issuer 'bookd'")
+        table = self.example[self.example.index("[[gateway.issuers]]") : self.example.index("[mom]")]
+        self.refused(table, table + table, "the name 'partner'")
+        other = table.replace('name = "partner"', 'name = "other"')
+        self.refused(table, table + other, "the issuer 'https://login.example'")
+
+    def test_memory(self) -> None:
+        """Keys are kept for longer than it takes to fetch them again."""
+        self.refused("keep_keys = 86400.0", "keep_keys = 300", "`keep_keys` of the issuer 'partner'")
+
+
 class ExampleTests(SynchronousTestCase):
     """etc/bookd.toml, and the template that `bookd init` fills in."""
 
@@ -66,6 +109,10 @@ class ExampleTests(SynchronousTestCase):
             for key, default in defaults(table).items():
                 if key not in given[name] and f"{name}.{key}" not in ABSENT:
                     self.assertEqual(whole[name][key], default, f"{name}.{key}")
+        (issuer,) = whole["gateway"]["issuers"]
+        self.assertEqual(set(issuer), {each.name for each in msgspec.structs.fields(config.Issuer)})
+        usual = {key: default for key, default in defaults(config.Issuer).items() if key != "ca"}
+        self.assertEqual({key: issuer[key] for key in usual}, usual)
         grpc = defaults(config.Grpc)
         for name in ("mom", "inventory", "orders", "users"):
             hidden = grpc.keys() - given[name]["grpc"].keys()

@@ -6,8 +6,10 @@ from bookd.bridge import reactor as asyncio_reactor
 
 asyncio_reactor.install()
 
+import random
 import resource
 from collections.abc import Callable
+from pathlib import Path
 from time import time_ns
 from typing import Any
 
@@ -21,18 +23,22 @@ from bookd.bridge.audit import AuditLog
 from bookd.contract import openapi
 from bookd.contract.binding import bindings
 from bookd.contract.codec import encode
-from bookd.contract.descriptors import ContractError
+from bookd.contract.descriptors import Contract, ContractError
 from bookd.gateway.calls import Calls
 from bookd.gateway.cors import Cors
 from bookd.gateway.intake import Intake, Limits
+from bookd.gateway.issuers import Issuer, elsewhere, users
+from bookd.gateway.jwks import FetchedKeys
+from bookd.gateway.keys import KeyFile, Keys
 from bookd.gateway.listener import Listener, ServerTLS
 from bookd.gateway.origin import Proxies
 from bookd.gateway.rates import Buckets, Quota, Rates
+from bookd.gateway.remote import Address
 from bookd.gateway.revocations import Feed, Revocations
 from bookd.gateway.routes import Gateway, route_table
 from bookd.gateway.site import Bounds, Site
 from bookd.gateway.streams import Streams
-from bookd.gateway.tokens import LEEWAY, Keys, Tokens
+from bookd.gateway.tokens import LEEWAY, Tokens
 
 NAME = "bookd-gateway"
 
@@ -42,6 +48,8 @@ Options = daemon.Options
 _CHANNEL_GRACE = 1.0
 # Files that are open beside connections: databases, keys, the channel, logs.
 _OTHER_FILES = 200
+# The role of whoever registers: no operation asks for it.
+CUSTOMER = "customer"
 
 
 def new_id() -> str:
@@ -88,6 +96,35 @@ def limited(table: config.Gateway, proxies: Proxies, seconds: Callable[[], float
     return Rates(address, principal, strangers, proxies)
 
 
+def issuers(table: config.Gateway, home: Path, contract: Contract, reactor: Any) -> tuple[list[Issuer], MultiService]:
+    """Who makes tokens, the users daemon first, and what fetches the keys of the others. Raises OSError and ValueError."""
+    fetching = MultiService()
+    known = {CUSTOMER, *(role for method in contract.methods.values() for role in method.access.roles)}
+    ours = users(KeyFile(home / table.jwks, reactor.seconds), table.issuer, table.audience, table.token_lifetime)
+    found = [ours]
+    for each in table.issuers:
+        unknown = {*each.everybody, *(role for roles in each.roles.values() for role in roles)} - known
+        if unknown:
+            raise ValueError(f"the issuer {each.name!r} gives the role {min(unknown)!r}, which no operation asks for")
+        keys: Keys
+        if each.jwks.startswith("https://"):
+            address = Address(reactor, each.jwks, home / each.ca if each.ca is not None else None)
+            keys = FetchedKeys(
+                each.name,
+                address.fetch,
+                each.algorithms,
+                reactor,
+                refresh=each.refresh,
+                keep=each.keep_keys,
+                fraction=random.random,
+            )
+            keys.setServiceParent(fetching)
+        else:
+            keys = KeyFile(home / each.jwks, reactor.seconds, each.algorithms)
+        found.append(elsewhere(each, keys))
+    return found, fetching
+
+
 def makeService(options: daemon.Options) -> IService:
     """The gateway that the configuration describes; ends the process with one line when it describes none."""
     from twisted.internet import reactor
@@ -100,14 +137,8 @@ def makeService(options: daemon.Options) -> IService:
         router = route_table(routes)
         document = msgspec.json.encode(openapi.document(contract, routes, title="bookd", version="1"))
         revocations = Revocations(table.token_lifetime + LEEWAY, now)
-        tokens = Tokens(
-            Keys(home / table.jwks, clock.seconds),
-            table.issuer,
-            table.audience,
-            now,
-            revocations.void,
-            table.token_lifetime,
-        )
+        trusted, fetching = issuers(table, home, contract, clock)
+        tokens = Tokens(trusted, now, revocations.void)
         tls = ServerTLS(table.https or table.identity, home, clock.seconds)
         channel = daemon.channel(table.mom, table.identity, home, _CHANNEL_GRACE)
         proxies = Proxies(table.trusted_proxies)
@@ -140,4 +171,4 @@ def makeService(options: daemon.Options) -> IService:
     front = MultiService()
     calls.setServiceParent(front)
     listener.setServiceParent(front)
-    return daemon.daemon(NAME, audit, channel, Feed(channel, revocations, clock), front, streams)
+    return daemon.daemon(NAME, audit, channel, Feed(channel, revocations, clock), fetching, front, streams)

@@ -30,13 +30,15 @@ from bookd.contract.descriptors import Contract
 from bookd.gateway.calls import Calls
 from bookd.gateway.cors import Cors
 from bookd.gateway.intake import Intake, Limits
+from bookd.gateway.issuers import Issuer, users
+from bookd.gateway.keys import KeyFile
 from bookd.gateway.listener import Listener, ServerTLS
 from bookd.gateway.origin import Proxies
 from bookd.gateway.rates import Buckets, Quota, Rates
 from bookd.gateway.routes import Gateway, route_table
 from bookd.gateway.site import Bounds, Site
 from bookd.gateway.streams import Streams
-from bookd.gateway.tokens import Keys, Tokens
+from bookd.gateway.tokens import Tokens
 from bookd.pki import issue, make_authority
 from tests.gateway import kites
 
@@ -184,6 +186,10 @@ class GatewayTestCase(TestCase):
     def contract(self) -> Contract:
         return kites.contract(kites.KITES)
 
+    def issuers(self) -> list[Issuer]:
+        """Who makes tokens."""
+        return [users(KeyFile(self.folder / "jwks.json", reactor.seconds), "bookd", "bookd")]
+
     def setUp(self) -> None:
         folder = Path(self.mktemp())
         folder.mkdir()
@@ -196,8 +202,7 @@ class GatewayTestCase(TestCase):
         numbers = count(1)
         self.new_id = lambda: f"01900000-0000-7000-8000-{next(numbers):012x}"
         self.calls = Calls(self.channel, grace=2.0, reactor=reactor)
-        keys = Keys(folder / "jwks.json", reactor.seconds)
-        self.tokens = Tokens(keys, "bookd", "bookd", lambda: int(time() * 1e6))
+        self.tokens = Tokens(self.issuers(), lambda: int(time() * 1e6))
         self.streams = Streams(reactor)
         proxies = Proxies(self.proxies)
         usual = {"address": (10_000.0, 10_000), "principal": (10_000.0, 10_000), "open": (1000.0, 1000), **self.quotas}

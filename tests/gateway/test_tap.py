@@ -8,10 +8,13 @@ import socket
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from time import time
 from typing import Any
 
 import attrs
+import jwt
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from treq.client import HTTPClient
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -43,6 +46,16 @@ grace = 2.0
 identity = {{certificate = "gateway.pem", private_key = "gateway.key", ca = "ca.pem"}}
 mom = {{name = "mom", addresses = ["localhost:{mom}"]}}
 jwks = "jwks.json"
+"""
+
+ISSUER = """
+[[gateway.issuers]]
+name = "{name}"
+issuer = "https://{name}.example"
+audience = "shop"
+jwks = "{jwks}"
+roles_claim = ["roles"]
+roles = {{clerk = ["{role}"]}}
 """
 
 
@@ -197,6 +210,48 @@ class TapTests(TestCase):
         self.assertEqual(await daemon.ended, 1)
         self.assertIn(b"proxy.example", daemon.said)
         self.assertNotIn(b"Traceback", daemon.said)
+
+    async def test_issuers_elsewhere(self) -> None:
+        """Issuers of the configuration are believed beside the users daemon; one that cannot be reached keeps nobody else from
+        being served."""
+        partner, config = Ed25519PrivateKey.generate(), self.home / "bookd.toml"
+        (self.home / "partner.json").write_text(json.dumps({"keys": [jwk(partner, "k1")]}))
+        usual = config.read_text()
+        config.write_text(
+            usual
+            + ISSUER.format(name="partner", jwks="partner.json", role="staff")
+            + ISSUER.format(name="away", jwks=f"https://localhost:{free_port()}/", role="staff")
+        )
+        daemon = self.start()
+        self.assertEqual((await self.get("/healthz")).code, 200)
+        for issuer, who, code in (("partner", "clerk", 503), ("partner", "nobody", 403), ("away", "clerk", 503)):
+            claims = {"iss": f"https://{issuer}.example", "aud": "shop", "sub": "ada", "roles": [who]}
+            now = int(time())
+            made = jwt.encode({**claims, "iat": now, "exp": now + 60}, partner, "EdDSA", {"kid": "k1", "typ": "at+jwt"})
+            answer = await self.get("/v1/orders", Authorization=f"Bearer {made}")
+            self.assertEqual(answer.code, code)
+            about = "keys of away" if issuer == "away" else ""
+            self.assertIn(about, (await answer.json())["detail"])
+        daemon.process.signalProcess(signal.SIGTERM)
+        await daemon.ended
+        self.assertIn(b"the keys of away cannot be fetched", daemon.said)
+        self.assertNotIn(b"Traceback", daemon.said)
+
+    async def test_issuers_at_fault(self) -> None:
+        """An issuer that cannot be used ends the process with a line that says why."""
+        config = self.home / "bookd.toml"
+        usual = config.read_text()
+        for more, said in (
+            (ISSUER.format(name="partner", jwks="none.json", role="staff"), b"none.json"),
+            (ISSUER.format(name="partner", jwks="jwks.json", role="chief"), b"'chief', which no operation asks for"),
+            (ISSUER.format(name="partner", jwks="http://localhost/", role="staff"), b"begins with https://"),
+            (ISSUER.format(name="partner", jwks="https://localhost/", role="staff") + 'ca = "none.pem"\n', b"none.pem"),
+        ):
+            config.write_text(usual + more)
+            daemon = self.start()
+            self.assertEqual(await daemon.ended, 1)
+            self.assertIn(said, daemon.said)
+            self.assertNotIn(b"Traceback", daemon.said)
 
     def test_bounds(self) -> None:
         """Every bound is taken from the key of its name, and connections end where files do."""

@@ -11,7 +11,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from bookd.errors import Unauthenticated
 from bookd.gateway import tokens
-from bookd.gateway.tokens import LEEWAY, Keys, Tokens
+from bookd.gateway.issuers import Issuer, users
+from bookd.gateway.keys import KeyFile
+from bookd.gateway.tokens import LEEWAY, Tokens
 from bookd.wire.policy.v1 import policy_pb2
 from tests.gateway.serving import KEY, jwk, token
 
@@ -26,7 +28,11 @@ class TokensTests(SynchronousTestCase):
         self.write(jwk(KEY, "k1"))
         self.clock = Clock()
         self.now = NOW * 1_000_000
-        self.tokens = Tokens(Keys(self.path, self.clock.seconds), "bookd", "bookd", lambda: self.now)
+        self.tokens = Tokens([self.users()], lambda: self.now)
+
+    def users(self) -> Issuer:
+        """The issuer whose keys are in the file."""
+        return users(KeyFile(self.path, self.clock.seconds), "bookd", "bookd")
 
     def write(self, *keys: dict[str, Any]) -> None:
         """Replace the key file, as a rotation does."""
@@ -122,7 +128,7 @@ class TokensTests(SynchronousTestCase):
             asked.append(about)
             return len(asked) > 1
 
-        self.tokens = Tokens(Keys(self.path, self.clock.seconds), "bookd", "bookd", lambda: self.now, revoked)
+        self.tokens = Tokens([self.users()], lambda: self.now, revoked)
         given = "Bearer " + self.token("ada", iat=NOW - 0.5)
         self.assertIsNotNone(self.tokens.principal(given))
         self.refused(given, "TOKEN_REVOKED")
@@ -179,4 +185,4 @@ class TokensTests(SynchronousTestCase):
         ):
             self.path.write_text(text)
             with self.assertRaisesRegex(ValueError, self.path.name):
-                Keys(self.path, self.clock.seconds)
+                KeyFile(self.path, self.clock.seconds)

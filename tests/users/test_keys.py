@@ -9,7 +9,9 @@ import jwt
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from bookd.gateway.tokens import Keys, Tokens
+from bookd.gateway.issuers import users
+from bookd.gateway.keys import KeyFile
+from bookd.gateway.tokens import Tokens
 from bookd.users import keys, tokens
 from bookd.users.keyring import Keyring
 from bookd.users.keys import JWKS, KeysError
@@ -102,8 +104,8 @@ class KeyringTests(KeysTestCase):
         self.clock = Clock()
         self.now = NOW
         self.keyring = Keyring(self.folder, self.clock.seconds, lambda: self.now)
-        gateway = Keys(self.folder / JWKS, self.clock.seconds)
-        self.tokens = Tokens(gateway, "bookd", "bookd", lambda: self.now)
+        gateway = users(KeyFile(self.folder / JWKS, self.clock.seconds), "bookd", "bookd")
+        self.tokens = Tokens([gateway], lambda: self.now)
 
     def token(self) -> str:
         """An access token, made now."""
