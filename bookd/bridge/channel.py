@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from ipaddress import ip_address
 from typing import Any
 
 import grpc
@@ -13,30 +12,24 @@ from twisted.logger import Logger
 
 from bookd.bridge import status
 from bookd.bridge.crossing import Incoming, from_asyncio, outgoing
+from bookd.bridge.line import Line, options, target
 from bookd.bridge.reactor import loop
-from bookd.bridge.tls import SUFFIX
-from bookd.bridge.trunk import LARGEST, OVERHEAD, Trunk
+from bookd.bridge.succession import Succession
+from bookd.bridge.tls import Files
+from bookd.bridge.trunk import LARGEST, Trunk
 from bookd.errors import BookdError, Unavailable
 
 Metadata = Sequence[tuple[str, str | bytes]]
-
-# A destination that is back is to be noticed within a second, however long it was away (gRPC's own bound is 120 s).
-_RECONNECT = (
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 5000),  # for one attempt, handshake included
-    ("grpc.max_reconnect_backoff_ms", 500),
-    ("grpc.dns_min_time_between_resolutions_ms", 500),
-)
-_ROUND_ROBIN = '{"loadBalancingConfig":[{"round_robin":{}}]}'
 
 
 class Channel(Service):
     """A connection to one peer, which may have several instances: calls go round robin.
 
     `addresses` are "host:port"; more than one must be IP addresses. `name` is the daemon name that the peer's
-    certificate must bear; with `credentials` None the channel is plain text, for tests. Before startService and after
-    stopService every call fails with `Unavailable`. So does one that finds no connection, or loses it: the error names the
-    service; gRPC's own words about it, addresses included, go to the log, once for each new text. Unary calls share one stream where the peer offers that
+    certificate must bear; with `credentials` None the channel is plain text, for tests; with `Files` it follows their
+    renewal (`bookd.bridge.succession`). Before startService and after stopService every call fails with `Unavailable`. So
+    does one that finds no connection, or loses it: the error names the service; gRPC's own words about it, addresses
+    included, go to the log, once for each new text. Unary calls share one stream where the peer offers that
     (`bookd.bridge.trunk`); with `trunk` False each goes by itself.
     """
 
@@ -45,7 +38,7 @@ class Channel(Service):
     def __init__(
         self,
         addresses: Sequence[str],
-        credentials: grpc.ChannelCredentials | None = None,
+        credentials: grpc.ChannelCredentials | Files | None = None,
         *,
         name: str = "",
         max_message: int = 4 * 1024 * 1024,
@@ -53,58 +46,56 @@ class Channel(Service):
         trunk: bool = True,
     ) -> None:
         self._target = target(addresses)
-        self._credentials = credentials
+        self._options = options(addresses, name, max_message)
+        self._credentials = None if isinstance(credentials, Files) else credentials
         self._grace = grace
-        self._options: list[tuple[str, Any]] = [
-            *_RECONNECT,
-            ("grpc.max_receive_message_length", max_message + OVERHEAD),
-            ("grpc.max_send_message_length", max_message + OVERHEAD),
-            ("grpc.use_local_subchannel_pool", 1),
-        ]
-        if name:
-            self._options.append(("grpc.ssl_target_name_override", name + SUFFIX))
-        if len(addresses) > 1:
-            self._options.append(("grpc.service_config", _ROUND_ROBIN))
-        self._channel: grpc.aio.Channel | None = None
         self._trouble = ""
         self._name = name or addresses[0]
         # Several instances are to share the calls; a trunk leads to one.
         self._wants_trunk = trunk and len(addresses) == 1
+        self._line: Line | None = None
         self._trunk: Trunk | None = None
+        self._succession: Succession | None = None
+        if isinstance(credentials, Files):
+            self._succession = Succession(credentials, self._made, self._use, lambda: self._line, self._name)
+            self._succession.read()
 
     def startService(self) -> None:
         """Make the channel; it connects by itself, and again whenever the connection breaks."""
         super().startService()
-        if self._credentials is None:
-            self._channel = grpc.aio.insecure_channel(self._target, self._options)
+        if self._succession is not None:
+            self._use(self._succession.begin())
         else:
-            self._channel = grpc.aio.secure_channel(self._target, self._credentials, self._options)
-        self._channel.get_state(try_to_connect=True)
-        if self._wants_trunk:
-            self._trunk = Trunk(self._channel, self._name)
+            self._use(self._made(self._credentials))
+
+    def _made(self, credentials: grpc.ChannelCredentials | None) -> Line:
+        return Line(self._target, credentials, self._options, peer=self._name, carries=self._wants_trunk)
+
+    def _use(self, line: Line) -> None:
+        self._line, self._trunk = line, line.trunk
 
     def stopService(self) -> Deferred[None]:
         """Refuse further calls; fires when those under way have ended, after the grace period at the latest."""
         super().stopService()
-        channel, self._channel = self._channel, None
-        trunk, self._trunk = self._trunk, None
-        return succeed(None) if channel is None else from_asyncio(self._close(channel, trunk))
+        line, self._line, self._trunk = self._line, None, None
+        return succeed(None) if line is None else from_asyncio(self._close(line))
 
-    async def _close(self, channel: grpc.aio.Channel, trunk: Trunk | None) -> None:
-        if trunk is not None:
-            await trunk.close(self._grace)
-        await channel.close(self._grace)
+    async def _close(self, line: Line) -> None:
+        if self._succession is not None:
+            await asyncio.gather(self._succession.end(self._grace), line.close(self._grace))
+        else:
+            await line.close(self._grace)
 
     @property
     def has_trunk(self) -> bool:
         """Whether unary calls share a stream now."""
         return self._trunk is not None and self._trunk.open
 
-    def open(self) -> grpc.aio.Channel:
-        """The channel beneath. Raises `Unavailable` when the service does not run."""
-        if self._channel is None:
+    def open(self) -> Line:
+        """The line beneath. Raises `Unavailable` when the service does not run."""
+        if self._line is None:
             raise Unavailable("the channel is closed", retry_after=1.0)
-        return self._channel
+        return self._line
 
     def failure(self, error: grpc.aio.AioRpcError, method: str) -> BookdError:
         """What a failed call of `method` means."""
@@ -203,19 +194,21 @@ class _Rpc:
         self._shape = shape
         self._arguments = arguments
         self.method: str = arguments[0]
-        self._made_on: grpc.aio.Channel | None = None
+        self._made_on: Line | None = None
         self._call: Any = None
 
     def begin(self, request: Any, seconds: float | None, metadata: Metadata | None) -> Any:
         """Begin the call; answers the call object of grpc.aio. Raises `Unavailable` when the channel is closed."""
-        channel = self._channel.open()
-        if channel is not self._made_on:
-            self._made_on, self._call = channel, getattr(channel, self._shape)(*self._arguments)
+        line = self._channel.open()
+        if line is not self._made_on:
+            self._made_on, self._call = line, getattr(line.channel, self._shape)(*self._arguments)
         if self._shape.startswith("unary"):
-            return self._call(request, timeout=seconds, metadata=tuple(metadata or ()))
-        call = self._call(timeout=seconds, metadata=tuple(metadata or ()))
-        writing = loop().create_task(_write_all(call, request, self._arguments[1] or bytes))
-        call.add_done_callback(lambda _: writing.cancel())
+            call = self._call(request, timeout=seconds, metadata=tuple(metadata or ()))
+        else:
+            call = self._call(timeout=seconds, metadata=tuple(metadata or ()))
+            writing = loop().create_task(_write_all(call, request, self._arguments[1] or bytes))
+            call.add_done_callback(lambda _: writing.cancel())
+        line.carry(call)
         return call
 
     def responses(self, request: Any, seconds: float | None, metadata: Metadata | None) -> "Responses":
@@ -280,19 +273,3 @@ class Responses(AsyncIterator[Any]):
             return await self._call.read()
         except grpc.aio.AioRpcError as error:
             raise self._failure(error) from None
-
-
-def target(addresses: Sequence[str]) -> str:
-    """The gRPC target (gRPC naming document) of "host:port" addresses. Raises ValueError naming the one at fault."""
-    if len(addresses) == 1:
-        return f"dns:///{addresses[0]}"
-    families = set()
-    for address in addresses:
-        host = address.rpartition(":")[0].strip("[]")
-        try:
-            families.add(ip_address(host).version)
-        except ValueError:
-            raise ValueError(f"{address!r}: several addresses of one peer must be IP addresses") from None
-    if len(families) != 1:
-        raise ValueError(f"{addresses}: the addresses of one peer must be all IPv4 or all IPv6")
-    return f"ipv{families.pop()}:{','.join(addresses)}"

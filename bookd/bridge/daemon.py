@@ -102,5 +102,5 @@ def grpc_server(table: config.Grpc, home: Path, contract: Contract) -> Server:
 
 
 def channel(peer: config.Peer, identity: config.Identity, home: Path, grace: float = 5.0) -> Channel:
-    """A channel to a peer, under the daemon's own certificate. Raises OSError when a certificate cannot be read."""
-    return Channel(peer.addresses, tls.channel_credentials(identity, home), name=peer.name, grace=grace)
+    """A channel to a peer, under the daemon's own certificate. Raises OSError or ValueError when that cannot be used."""
+    return Channel(peer.addresses, tls.Files(identity, home), name=peer.name, grace=grace)

@@ -18,23 +18,46 @@ SUFFIX = ".bookd.internal"
 _NAMES = "x509_subject_alternative_name"
 
 
+class Files:
+    """Certificate, private key and authority of a daemon, which may be renewed at any time."""
+
+    def __init__(self, identity: Identity, home: Path) -> None:
+        self._paths = [home / identity.private_key, home / identity.certificate, home / identity.ca]
+
+    def stamp(self) -> object:
+        """Equal as long as nothing was replaced. Raises OSError."""
+        return [(status.st_mtime_ns, status.st_ino) for status in (path.stat() for path in self._paths)]
+
+    def read(self) -> tuple[bytes, bytes, bytes]:
+        """Key, certificate and authority. Raises OSError, and ValueError half-way through a renewal: they do not fit."""
+        key, chain, authority = (path.read_bytes() for path in self._paths)
+        if not fits(chain, key):
+            raise ValueError(f"{self._paths[1]}: the key in {self._paths[0]} is not this certificate's")
+        return key, chain, authority
+
+    def channel_credentials(self) -> grpc.ChannelCredentials:
+        """Credentials of a client that shows the certificate and believes servers of the same CA. Raises as `read`."""
+        key, chain, authority = self.read()
+        return grpc.ssl_channel_credentials(root_certificates=authority, private_key=key, certificate_chain=chain)
+
+
 def server_credentials(identity: Identity, home: Path) -> grpc.ServerCredentials:
     """Credentials of a server that asks every client for a certificate of the same CA.
 
     The files are looked at on every handshake and read again when they changed, so a renewed certificate needs no
     restart. Raises OSError or ValueError when they cannot be used now.
     """
-    paths = [home / identity.private_key, home / identity.certificate, home / identity.ca]
-    seen = _stamp(paths)
-    current = _certificate_configuration(paths)
+    files = Files(identity, home)
+    seen = files.stamp()
+    current = _certificate_configuration(files)
 
     def fetch() -> Any:  # None: nothing changed, which the stubs do not know
         nonlocal seen
         try:
-            stamp = _stamp(paths)
+            stamp = files.stamp()
             if stamp == seen:
                 return None
-            renewed = _certificate_configuration(paths)
+            renewed = _certificate_configuration(files)
         except (OSError, ValueError):
             return None  # half-way through a renewal: the old one still serves
         seen = stamp
@@ -43,24 +66,14 @@ def server_credentials(identity: Identity, home: Path) -> grpc.ServerCredentials
     return grpc.dynamic_ssl_server_credentials(current, fetch, require_client_authentication=True)
 
 
-def _stamp(paths: Sequence[Path]) -> list[tuple[int, int]]:
-    return [(status.st_mtime_ns, status.st_ino) for status in (path.stat() for path in paths)]
-
-
-def _certificate_configuration(paths: Sequence[Path]) -> grpc.ServerCertificateConfiguration:
-    key, chain, authority = (path.read_bytes() for path in paths)
-    if not fits(chain, key):
-        raise ValueError(f"{paths[1]}: the key in {paths[0]} is not this certificate's")
+def _certificate_configuration(files: Files) -> grpc.ServerCertificateConfiguration:
+    key, chain, authority = files.read()
     return grpc.ssl_server_certificate_configuration([(key, chain)], root_certificates=authority)
 
 
 def channel_credentials(identity: Identity, home: Path) -> grpc.ChannelCredentials:
-    """Credentials of a client that shows its certificate and believes servers of the same CA. Raises OSError."""
-    return grpc.ssl_channel_credentials(
-        root_certificates=(home / identity.ca).read_bytes(),
-        private_key=(home / identity.private_key).read_bytes(),
-        certificate_chain=(home / identity.certificate).read_bytes(),
-    )
+    """Credentials of a client, read once. Raises OSError and ValueError."""
+    return Files(identity, home).channel_credentials()
 
 
 def peer_name(auth_context: Mapping[str, Sequence[bytes]]) -> str:

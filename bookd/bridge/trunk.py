@@ -136,11 +136,12 @@ class Trunk:
             call.metadata.add(key=key, value=value if isinstance(value, bytes) else value.encode("ascii"))
         return deferred
 
-    async def close(self, grace: float) -> None:
-        """Take no further calls; end when those under way have ended, after `grace` seconds at the latest."""
+    async def close(self, grace: float | None) -> None:
+        """Take no further calls; end when those under way have ended, after `grace` seconds at the latest, if given. It may
+        be cancelled, and called again with less patience."""
         self._closed = True
-        writer, self._writer = self._writer, None
-        if writer is not None and self._waiting:
+        self._writer = None
+        if self._waiting:
             ended = [asyncio.ensure_future(_ended(each.deferred)) for each in self._waiting.values()]
             await asyncio.wait(ended, timeout=grace)
             for each in ended:

@@ -1,8 +1,8 @@
 """`bookd certs`: the certificates of a suite, and how they are renewed while it runs.
 
 A renewed certificate comes with a new key, from the suite's own authority, for the same names. Daemons show it to whoever
-connects from then on; connections that are open stay open. As a caller a daemon shows it from its next start on, so
-renew well before the end: the old one stays good until then.
+connects from then on; connections that are open stay open. As callers they connect anew within a few seconds, and the old
+connections end with the last call on them.
 """
 
 import os
@@ -86,12 +86,12 @@ def certs() -> None:
 @NAMES
 @click.pass_obj
 def renew_named(home: Home, names: tuple[str, ...]) -> None:
-    """Renew certificates (all, if none is named). Nothing needs a restart at once, and no connection breaks."""
+    """Renew certificates (all, if none is named). Nothing needs a restart, and no call is cut off."""
     chosen = names or CERTIFIED
     renew(home, chosen, datetime.now(UTC))
     for name in chosen:
         click.echo(f"{name:<10} {remark(home, name, datetime.now(UTC))}")
-    click.echo("New connections see them at once; the daemons themselves call with them from their next start on.")
+    click.echo("New connections see them at once; the daemons themselves call with them within a few seconds.")
 
 
 @certs.command(name="list")
