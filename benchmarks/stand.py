@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 from bookd.command.home import Home
-from bookd.command.init import PORTS, make_home
+from bookd.command.init import METRICS_PORTS, PORTS, make_home
 
 SECONDS_TO_START = 60
 
@@ -26,7 +26,7 @@ class BenchError(Exception):
 def free_offset() -> int:
     """An offset at which all ports of a suite are free."""
     for offset in range(2000, 12000, 10):
-        if all(_is_free(port + offset) for port in PORTS.values()):
+        if all(_is_free(port + offset) for port in (*PORTS.values(), *METRICS_PORTS.values())):
             return offset
     raise BenchError("no ports are free")
 

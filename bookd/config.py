@@ -103,6 +103,8 @@ class Gateway(_Table, kw_only=True):
     host: str = "localhost"
     port: Port = 8081
     mom: Peer
+    # Where /metrics, /healthz and /readyz are, on the loopback interface; nowhere when absent.
+    metrics_port: Port | None = None
     # JWK set whose keys verify access tokens; read again when it changes.
     jwks: str = "keys/jwks.json"
     issuer: str = "bookd"
@@ -159,6 +161,8 @@ class Mom(_Table, kw_only=True):
     """The message-oriented middleware."""
 
     grpc: Grpc
+    # Where /metrics, /healthz and /readyz are, on the loopback interface; nowhere when absent.
+    metrics_port: Port | None = None
     database: str = "data/mom.sqlite"
     destinations: list[Destination]
     descriptor_sets: list[str] = []
@@ -190,6 +194,8 @@ class Service(_Table, kw_only=True):
     """What the three services have in common."""
 
     grpc: Grpc
+    # Where /metrics, /healthz and /readyz are, on the loopback interface; nowhere when absent.
+    metrics_port: Port | None = None
     database: str
     mom: Peer
     # How long a message that was applied is remembered: longer than it can be delivered again.

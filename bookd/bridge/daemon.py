@@ -4,14 +4,18 @@ import sys
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
+from sqlalchemy import Connection, select
 from twisted.application.service import IService
 from twisted.python import usage
 
 from bookd import config
 from bookd.bridge import tls
 from bookd.bridge.channel import Channel
+from bookd.bridge.desk import Desk
+from bookd.bridge.metrics import Metrics, uncounted
 from bookd.bridge.server import ListenError, Server
 from bookd.bridge.stack import Stack
+from bookd.bridge.vitals import Ready, Vitals
 from bookd.contract.descriptors import Contract, ContractError, load, shipped
 
 
@@ -87,7 +91,18 @@ def require_memory(contract: Contract, service: str, keep_inbox: float) -> None:
             )
 
 
-def grpc_server(table: config.Grpc, home: Path, contract: Contract) -> Server:
+def vitals(
+    name: str, reactor: Any, home: Path, port: int | None, *identities: config.Identity
+) -> tuple[Metrics, Vitals]:
+    """The numbers of the daemon `name` ("bookd-orders"), among them the ends of these certificates, and the port, None for
+    none, on which they are told."""
+    metrics = Metrics(name)
+    files = [file for identity in identities for file in (identity.certificate, identity.ca)]
+    metrics.certificates(home, list(dict.fromkeys(files)))
+    return metrics, Vitals(reactor, port, metrics)
+
+
+def grpc_server(table: config.Grpc, home: Path, contract: Contract, metrics: Metrics | None = None) -> Server:
     """The server that a daemon's [….grpc] table describes. Raises OSError when a certificate cannot be read."""
     return Server(
         table.host,
@@ -98,7 +113,21 @@ def grpc_server(table: config.Grpc, home: Path, contract: Contract) -> Server:
         trusted=table.trusted,
         grace=table.grace,
         max_message=table.max_message,
+        count=metrics.requests("grpc", ("method",)) if metrics is not None else uncounted,
     )
+
+
+def working(server: Server, desk: Desk) -> Ready:
+    """Whether the server takes calls, and the database answers."""
+
+    async def ready() -> bool:
+        return await server.serves() and await desk.read(_answers)
+
+    return ready
+
+
+def _answers(connection: Connection) -> bool:
+    return bool(connection.execute(select(1)).scalar_one())
 
 
 def channel(peer: config.Peer, identity: config.Identity, home: Path, grace: float = 5.0) -> Channel:

@@ -7,7 +7,7 @@ runs. Answers go back as they come; those that come while a frame is being writt
 import asyncio
 from collections.abc import Callable
 from inspect import isawaitable
-from time import monotonic
+from time import monotonic, perf_counter
 from typing import Any, Protocol
 
 import grpc
@@ -17,6 +17,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from bookd.bridge.context import Context
+from bookd.bridge.metrics import OTHER
 from bookd.bridge.trunk import CARRY, Writer
 from bookd.contract.status import to_status
 from bookd.errors import BookdError, Cancelled, ResourceExhausted, Unavailable, Unimplemented
@@ -56,8 +57,11 @@ class Calls(Protocol):
     def told(self, path: str, error: Exception) -> BookdError:
         """What the caller may hear of a failure."""
 
-    async def abort(self, grpc_context: Any, path: str, error: Exception) -> None:
-        """End a call with a failure."""
+    def ended(self, path: str, code: str, began: float) -> None:
+        """Count a call that has ended; `began` is what `time.perf_counter` said then."""
+
+    async def abort(self, grpc_context: Any, path: str, error: Exception, began: float) -> None:
+        """End a call with a failure, and count it."""
 
 
 class Exchange(grpc.GenericRpcHandler):
@@ -81,7 +85,7 @@ class Exchange(grpc.GenericRpcHandler):
         try:
             peer = self._server.peer(CARRY, grpc_context)
         except BookdError as error:
-            await self._server.abort(grpc_context, CARRY, error)
+            await self._server.abort(grpc_context, CARRY, error, perf_counter())
             return
         line = _Line(self._server, peer, grpc_context)
         self._lines.add(line)
@@ -144,13 +148,14 @@ class _Line:
                 await self._fewer.wait()
 
     def _begin(self, call: Call) -> None:
-        number, path = call.id, call.path
+        began, number, path = perf_counter(), call.id, call.path
+        method: Unary | None = None
         try:
-            if self._closing.is_set():
-                raise Unavailable("the server is stopping", reason="STOPPING", retry_after=1.0)
             method = self._server.unary(path)
             if method is None:
                 raise Unimplemented(f"{path} is not served here")
+            if self._closing.is_set():
+                raise Unavailable("the server is stopping", reason="STOPPING", retry_after=1.0)
             invocation: dict[str, str | bytes] = {}
             for entry in call.metadata:
                 key, value = entry.key, entry.value
@@ -160,39 +165,43 @@ class _Line:
             if isawaitable(outcome) and not isinstance(outcome, Deferred):
                 outcome = Deferred.fromCoroutine(_awaited(outcome))
         except Exception as error:
-            self._fail(number, path, error)
+            # Names that nobody serves are not counted by name: a client may make up any number.
+            self._fail(number, path if method is not None else OTHER, error, began)
             return
         if not isinstance(outcome, Deferred):
-            self._answer(number, path, method.serialize, outcome)
+            self._answer(number, path, method.serialize, outcome, began)
             return
         self._calls[number] = outcome
-        outcome.addBoth(self._ended, number, path, method.serialize)
+        outcome.addBoth(self._ended, number, path, method.serialize, began)
 
-    def _ended(self, result: Any, number: int, path: str, serialize: Callable[[Any], bytes]) -> None:
+    def _ended(self, result: Any, number: int, path: str, serialize: Callable[[Any], bytes], began: float) -> None:
         # A call that ended at once is not among them yet when this runs for it.
         self._calls.pop(number, None)
         self._fewer.set()
         if isinstance(result, Failure):
             error = result.value
-            self._fail(number, path, error if isinstance(error, Exception) else RuntimeError(repr(error)), result)
+            self._fail(number, path, error if isinstance(error, Exception) else RuntimeError(repr(error)), began)
         else:
-            self._answer(number, path, serialize, result)
+            self._answer(number, path, serialize, result, began)
 
-    def _answer(self, number: int, path: str, serialize: Callable[[Any], bytes], response: Any) -> None:
+    def _answer(self, number: int, path: str, serialize: Callable[[Any], bytes], response: Any, began: float) -> None:
         try:
             packed = serialize(response)
             if len(packed) > self._server.max_message:
                 raise ResourceExhausted(f"the response has {len(packed):,} bytes, more than may be sent")
         except Exception as error:
-            self._fail(number, path, error)
+            self._fail(number, path, error, began)
             return
         self._writer.frame(len(packed)).answers.add(id=number, response=packed)
+        self._server.ended(path, "OK", began)
 
-    def _fail(self, number: int, path: str, error: Exception, failure: Failure | None = None) -> None:
+    def _fail(self, number: int, path: str, error: Exception, began: float) -> None:
         if isinstance(error, CancelledError):
             error = Cancelled("the call was cancelled")
-        told: status_pb2.Status = to_status(self._server.told(path, error))
+        why = self._server.told(path, error)
+        told: status_pb2.Status = to_status(why)
         self._writer.frame(told.ByteSize()).answers.add(id=number).status.CopyFrom(told)
+        self._server.ended(path, why.code.name, began)
 
 
 class _Timing:

@@ -3,7 +3,9 @@
 Each can be run in two ways, by itself through grpc.aio or on a trunk (`bookd.bridge.exchange`), and means the same.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
+from time import perf_counter
 from typing import Any, Protocol
 
 import grpc
@@ -28,8 +30,11 @@ class Calls(Protocol):
     def rule(self, path: str) -> descriptors.Method | None:
         """The method's rule, if the contract has one."""
 
-    async def abort(self, grpc_context: Any, path: str, error: Exception) -> None:
-        """End a call with a failure."""
+    def ended(self, path: str, code: str, began: float) -> None:
+        """Count a call that has ended; `began` is what `time.perf_counter` said then."""
+
+    async def abort(self, grpc_context: Any, path: str, error: Exception, began: float) -> None:
+        """End a call with a failure, and count it."""
 
 
 @frozen
@@ -146,16 +151,29 @@ class Method:
         return made
 
     async def _answer(self, request: Any, grpc_context: Any) -> Any:
+        began = perf_counter()
         try:
-            return await to_asyncio(self._begin(request, grpc_context))
+            answer = await to_asyncio(self._begin(request, grpc_context))
+        except asyncio.CancelledError:
+            self._server.ended(self._path, "CANCELLED", began)
+            raise
         except Exception as error:
-            await self._server.abort(grpc_context, self._path, error)
+            await self._server.abort(grpc_context, self._path, error, began)
+        else:
+            self._server.ended(self._path, "OK", began)
+            return answer
 
     async def _stream(self, request: Any, grpc_context: Any) -> None:
+        began = perf_counter()
         try:
             await _pour(self._begin(request, grpc_context), grpc_context.write)
+        except asyncio.CancelledError:
+            self._server.ended(self._path, "CANCELLED", began)
+            raise
         except Exception as error:
-            await self._server.abort(grpc_context, self._path, error)
+            await self._server.abort(grpc_context, self._path, error, began)
+        else:
+            self._server.ended(self._path, "OK", began)
 
     def _begin(self, request: Any, grpc_context: Any) -> Any:
         context = self._server.admit(self._path, grpc_context)

@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterable, Sequence
+from time import perf_counter
 from typing import Any
 from uuid import uuid4
 
@@ -22,6 +23,7 @@ from bookd.bridge.context import Context
 from bookd.bridge.crossing import from_asyncio
 from bookd.bridge.exchange import Exchange
 from bookd.bridge.methods import Handler, Lookup, Raw, Servicer
+from bookd.bridge.metrics import Count, uncounted
 from bookd.bridge.tls import peer_name
 from bookd.bridge.trunk import OVERHEAD
 from bookd.contract.descriptors import Contract, Method
@@ -37,7 +39,8 @@ class Server(Service):
 
     `peers` are the daemon names whose certificates may call, `trusted` those of them whose word about the principal is
     believed; None admits and trusts everybody, for tests. Where `contract` has a rule for the method called, it is
-    enforced before the servicer's method runs. With `credentials` None the server is plain text, for tests.
+    enforced before the servicer's method runs. With `credentials` None the server is plain text, for tests. `count` is told
+    of each call once it has ended: seconds, the name of its code, its path.
 
     Add servicers before startService: `add_OrdersServiceServicer_to_server(servicer, server)`. Afterwards `port` is the
     port it listens on. Raises `ListenError` from startService when it cannot.
@@ -56,6 +59,7 @@ class Server(Service):
         trusted: Iterable[str] | None = None,
         grace: float = 5.0,
         max_message: int = 4 * 1024 * 1024,
+        count: Count = uncounted,
     ) -> None:
         self.host = host
         self.port = port
@@ -65,6 +69,7 @@ class Server(Service):
         self._peers = None if peers is None else frozenset(peers)
         self._trusted = None if trusted is None else frozenset(trusted)
         self._grace = grace
+        self._count = count
         self.max_message = max_message
         self._handlers: list[Handler] = []
         self._unary: dict[str, methods.Method] = {}
@@ -136,6 +141,10 @@ class Server(Service):
         drained: Deferred[None] = self.started.addBoth(lambda _: from_asyncio(self._drain(server)))
         return drained
 
+    async def serves(self) -> bool:
+        """Whether calls are taken."""
+        return self._server is not None and bool(self.started.called)
+
     async def _drain(self, server: grpc.aio.Server) -> None:
         assert self._health is not None
         await self._health.enter_graceful_shutdown()
@@ -194,9 +203,14 @@ class Server(Service):
         self.log.failure("{path} failed, told as {number}", Failure(error), path=path, number=number)
         return Internal(f"internal error {number}", info={"error_id": number}, reason="INTERNAL")
 
-    async def abort(self, grpc_context: Any, path: str, error: Exception) -> None:
+    def ended(self, path: str, code: str, began: float) -> None:
+        """Count a call of a method that is served; `began` is what `time.perf_counter` said then."""
+        self._count(perf_counter() - began, code, path)
+
+    async def abort(self, grpc_context: Any, path: str, error: Exception, began: float) -> None:
         """End the call with the status of `error`."""
         told = self.told(path, error)
+        self.ended(path, told.code.name, began)
         await grpc_context.abort(status.grpc_code(told.code), told.message, status.trailing_metadata(told))
 
 

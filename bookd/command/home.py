@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from hashlib import sha256
 from pathlib import Path
 
@@ -86,6 +86,22 @@ class Home:
         if settings.gateway is not None:
             found["gateway"] = (settings.gateway.host, settings.gateway.port)
         return found
+
+    def metrics_ports(self) -> dict[str, int]:
+        """The port on which each configured daemon tells how it is, of those that do, by the daemon's name."""
+        settings = self.load()
+        tables = {name: getattr(settings, name) for name in DAEMONS}
+        return {
+            name: table.metrics_port
+            for name, table in tables.items()
+            if table is not None and table.metrics_port is not None
+        }
+
+    def ports(self, daemons: Collection[str] = DAEMONS) -> dict[str, tuple[str, int]]:
+        """Host and port of everything that these daemons listen on, by what it is."""
+        found = {name: place for name, place in self.listeners().items() if name in daemons}
+        metrics = {name: port for name, port in self.metrics_ports().items() if name in daemons}
+        return found | {f"metrics of {name}": ("127.0.0.1", port) for name, port in metrics.items()}
 
     def url(self) -> str:
         """Where clients on this host reach the gateway."""

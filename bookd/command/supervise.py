@@ -256,12 +256,13 @@ def await_serving(supervisor: Supervisor, names: Collection[str], stopped: Calla
 
 def tell(supervisor: Supervisor, processes: Sequence[Process]) -> None:
     """Print where daemons stand."""
-    listeners = supervisor.home.listeners()
+    listeners, metrics = supervisor.home.listeners(), supervisor.home.metrics_ports()
     for process in processes:
         where = f"port {listeners[process.name][1]}" if process.name in listeners else ""
+        where += f", metrics {metrics[process.name]}" if process.name in metrics else ""
         since = f"pid {process.pid}, up {int(time.time()) - process.since} s" if process.pid else process.error
         certificate = certs.remark(supervisor.home, process.name, datetime.now(UTC))
-        click.echo(f"{process.name:<10} {process.state:<9} {where:<11} {since:<24} {certificate}".rstrip())
+        click.echo(f"{process.name:<10} {process.state:<9} {where:<26} {since:<24} {certificate}".rstrip())
 
 
 DAEMON = click.argument("daemons", nargs=-1, metavar="[DAEMON]...", type=click.Choice(DAEMONS))
@@ -279,8 +280,7 @@ def start(home: Home, daemons: tuple[str, ...]) -> None:
     """Start daemons (all, if none is named) and wait until they serve."""
     supervisor = Supervisor(home)
     chosen = supervisor.named(daemons)
-    listeners = home.listeners()
-    require_free({process.name: listeners[process.name] for process in chosen if not process.pid})
+    require_free(home.ports([process.name for process in chosen if not process.pid]))
     for process in chosen:
         supervisor.start(process)
     await_serving(supervisor, [process.name for process in chosen])

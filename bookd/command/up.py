@@ -184,11 +184,11 @@ def run(home: Home, stop: Event) -> None:
         if not home.config_file.exists():
             make_home(home)
             click.echo(f"made {home.path}; the administrator's name and password are in {home.admin}")
-        listeners = home.listeners()
+        wanted = home.ports()
         end_leftovers(home, stop)
         if stop.is_set():
             return
-        require_free(listeners)
+        require_free(wanted)
         with supervisord(home) as process:
             suite = Suite(home, process, stop)
             try:

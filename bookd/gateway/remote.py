@@ -60,6 +60,7 @@ class _Metered(ProtocolWrapper):
 
 class _Door(WrappingFactory):
     protocol = _Metered
+    noisy = False
 
 
 @implementer(IStreamClientEndpoint)
@@ -72,6 +73,8 @@ class _Line:
 
     def connect(self, protocolFactory: Any) -> Any:
         """Connect the protocol of the factory."""
+
+        protocolFactory.noisy = False  # it would log two lines for each fetch
 
         def connected(metered: Any) -> Any:
             self.opened(metered)

@@ -12,6 +12,7 @@ from twisted.web import server
 from twisted.web.http import datetimeToString
 from twisted.web.resource import IResource
 
+from bookd.bridge.metrics import OTHER
 from bookd.errors import BookdError, Internal, InvalidArgument, ResourceExhausted
 from bookd.gateway import headers, problem
 
@@ -135,12 +136,16 @@ class Request(server.Request):
                 request=self.request_id,
                 reason=self.reason,
             )
+        seconds = site.reactor.seconds() - self._began
+        verb = self.method.decode("ascii", "replace") if self.method else "-"
+        # What clients may make up is not counted by name.
+        site.count(seconds, str(status), verb if verb in VERBS else OTHER, self.route or OTHER)
         site.logger.info(
             "{method} {route} {status} in {milliseconds} ms, request {request_id}, subject {subject}",
-            method=self.method.decode("ascii", "replace") if self.method else "-",
+            method=verb,
             route=self.route or "-",
             status=status,
-            milliseconds=round((site.reactor.seconds() - self._began) * 1000, 1),
+            milliseconds=round(seconds * 1000, 1),
             request_id=self.request_id,
             subject=self.subject or "-",
         )

@@ -9,6 +9,7 @@ from twisted.web import server
 from twisted.web.resource import IResource
 
 from bookd.bridge.audit import Record, nothing
+from bookd.bridge.metrics import Count, uncounted
 from bookd.gateway.connection import Connection
 from bookd.gateway.cors import Cors
 from bookd.gateway.origin import Proxies
@@ -35,7 +36,7 @@ class Bounds:
 
 class Site(server.Site):
     """The factory of connections. `new_id` makes request ids; `cors` knows the pages of others that may ask; `audit` hears
-    of refusals, and of what was done by the right of a role."""
+    of refusals, and of what was done by the right of a role, `count` of every request that has ended."""
 
     reactor: Any
 
@@ -48,6 +49,7 @@ class Site(server.Site):
         new_id: Any,
         reactor: Any,
         audit: Record = nothing,
+        count: Count = uncounted,
     ) -> None:
         super().__init__(
             resource,
@@ -63,6 +65,7 @@ class Site(server.Site):
         self.logger = Logger(namespace="bookd.gateway.access")
         self.new_id = new_id
         self.audit = audit
+        self.count = count
         # Each connection with the address that it came from, and how many came from each address.
         self.connections: dict[Connection, str] = {}
         self._of: dict[str, int] = {}

@@ -132,6 +132,8 @@ def makeService(options: daemon.Options) -> IService:
     clock: Any = reactor
     table, home = daemon.table(options, "gateway")
     contract = daemon.contract(NAME, home, table.descriptor_sets)
+    identities = [table.identity, *([table.https] if table.https is not None else [])]
+    metrics, vitals = daemon.vitals(NAME, clock, home, table.metrics_port, *identities)
     try:
         routes = bindings(contract)
         router = route_table(routes)
@@ -145,6 +147,7 @@ def makeService(options: daemon.Options) -> IService:
     except (ContractError, OSError, ValueError) as error:
         daemon.fail(NAME, error)
     calls = Calls(channel, grace=table.grace, reactor=clock)
+    vitals.ready = calls.ready
     streams = Streams(clock)
     rates = limited(table, proxies, clock.seconds)
     gateway = Gateway(
@@ -166,9 +169,11 @@ def makeService(options: daemon.Options) -> IService:
         new_id=new_id,
         reactor=clock,
         audit=audit,
+        count=metrics.requests("http", ("verb", "route")),
     )
+    metrics.gauge("bookd_http_connections", "Connections of clients.").set_function(lambda: len(site.connections))
     listener = Listener(table.host, table.port, site, tls, grace=table.grace, reactor=clock)
     front = MultiService()
     calls.setServiceParent(front)
     listener.setServiceParent(front)
-    return daemon.daemon(NAME, audit, channel, Feed(channel, revocations, clock), fetching, front, streams)
+    return daemon.daemon(NAME, vitals, audit, channel, Feed(channel, revocations, clock), fetching, front, streams)

@@ -43,19 +43,21 @@ def makeService(options: daemon.Options) -> IService:
 
     table, home = daemon.table(options, "inventory")
     contract = daemon.contract(NAME, home, [])
+    metrics, vitals = daemon.vitals(NAME, running, home, table.metrics_port, table.grpc.identity)
     try:
         daemon.require_memory(contract, facts.SOURCE, table.keep_inbox)
         database = table.database if "://" in table.database else home / table.database
         engine = open_engine(database)
         upgrade(engine, "bookd.inventory")
         engine.dispose()
-        server = daemon.grpc_server(table.grpc, home, contract)
+        server = daemon.grpc_server(table.grpc, home, contract, metrics)
         channel = daemon.channel(table.mom, table.grpc.identity, home)
     except (OSError, ValueError, MigrationError) as error:
         daemon.fail(NAME, error)
     desk = Desk(running, engine)
+    vitals.ready = daemon.working(server, desk)
     relay = Relay(running, desk, channel, now=now, apply=nothing_follows)
     servicer: Any = InventoryServicer(desk, now, lambda: str(uuid7()), low=table.low_stock, wake=relay.wake)
     add_InventoryServiceServicer_to_server(servicer, server)
     upkeep = Upkeep(running, {"inbox": removing(desk, inbox.purge, now, table.keep_inbox)})
-    return daemon.daemon(NAME, desk, upkeep, channel, relay, server)
+    return daemon.daemon(NAME, vitals, desk, upkeep, channel, relay, server)

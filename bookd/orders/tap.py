@@ -44,16 +44,18 @@ def makeService(options: daemon.Options) -> IService:
 
     table, home = daemon.table(options, "orders")
     contract = daemon.contract(NAME, home, [])
+    metrics, vitals = daemon.vitals(NAME, running, home, table.metrics_port, table.grpc.identity)
     try:
         daemon.require_memory(contract, saga.SERVICE, table.keep_inbox)
         engine = open_engine(table.database if "://" in table.database else home / table.database)
         upgrade(engine, "bookd.orders")
         engine.dispose()
-        server = daemon.grpc_server(table.grpc, home, contract)
+        server = daemon.grpc_server(table.grpc, home, contract, metrics)
         channel = daemon.channel(table.mom, table.grpc.identity, home)
     except (OSError, ValueError, MigrationError) as error:
         daemon.fail(NAME, error)
     desk = Desk(running, engine)
+    vitals.ready = daemon.working(server, desk)
     news = News(running)
     relay = Relay(running, desk, channel, now=now, apply=saga.apply_sent, told=news.tell)
     servicer: Any = OrdersServicer(
@@ -65,4 +67,4 @@ def makeService(options: daemon.Options) -> IService:
         "steps": removing(desk, sweep.forget, now, table.keep_inbox),
         "sweep": sweep.sweeping(desk, relay.wake, now, table.sweep_after),
     }
-    return daemon.daemon(NAME, desk, Upkeep(running, chores), channel, relay, server)
+    return daemon.daemon(NAME, vitals, desk, Upkeep(running, chores), channel, relay, server)

@@ -61,6 +61,7 @@ def makeService(options: daemon.Options) -> IService:
     clock: Any = running
     table, home = daemon.table(options, "users")
     contract = daemon.contract(NAME, home, [])
+    metrics, vitals = daemon.vitals(NAME, running, home, table.metrics_port, table.grpc.identity)
     passwords = Passwords()
     try:
         daemon.require_memory(contract, SOURCE, table.keep_inbox)
@@ -70,11 +71,12 @@ def makeService(options: daemon.Options) -> IService:
         if not ensure(engine, home / table.admin, passwords, new_id(), now()):
             log.warn("there is no administrator, and no file {path} that names one", path=str(home / table.admin))
         engine.dispose()
-        server = daemon.grpc_server(table.grpc, home, contract)
+        server = daemon.grpc_server(table.grpc, home, contract, metrics)
         channel = daemon.channel(table.mom, table.grpc.identity, home)
     except (OSError, ValueError, MigrationError, keys.KeysError, AdministratorError) as error:
         daemon.fail(NAME, error)
     desk = Desk(running, engine)
+    vitals.ready = daemon.working(server, desk)
     workers = Workers(
         running, table.hashers, "users-hasher", waiting=table.hashes_waiting, patience=PATIENCE, niceness=NICENESS
     )
@@ -102,4 +104,4 @@ def makeService(options: daemon.Options) -> IService:
     )
     add_UsersServiceServicer_to_server(servicer, server)
     chores = {"inbox": removing(desk, inbox.purge, now, table.keep_inbox), "sessions": removing(desk, store.purge, now)}
-    return daemon.daemon(NAME, audit, desk, workers, Upkeep(running, chores), channel, relay, server)
+    return daemon.daemon(NAME, vitals, audit, desk, workers, Upkeep(running, chores), channel, relay, server)

@@ -48,6 +48,8 @@ def configure(home: Path, ports: Mapping[str, int], through: Callable[[str], int
             continue
         if line.startswith("port = "):
             line = f"port = {ports[section]}"
+        elif line.startswith("metrics_port = "):
+            line = f"metrics_port = {_free(1)[0]}"
         elif "addresses = " in line:
             peer = re.search(r'name = "([a-z]+)"', line)
             assert peer is not None, line

@@ -101,6 +101,8 @@ class InitTests(InitCase):
         self.init("--port-offset", "1000")
         ports = {name: port for name, (_, port) in self.home.listeners().items()}
         self.assertEqual(ports, {"inventory": 51051, "orders": 51052, "users": 51053, "mom": 51055, "gateway": 9081})
+        metrics = {"inventory": 10176, "orders": 10177, "users": 10178, "mom": 10179, "gateway": 10180}
+        self.assertEqual(self.home.metrics_ports(), metrics)
         settings = self.home.load()
         assert settings.gateway is not None
         self.assertEqual(settings.gateway.mom.addresses, ["localhost:51055"])
@@ -159,7 +161,7 @@ class ConfigurationTests(SynchronousTestCase):
             table = getattr(settings, name)
             for field in msgspec.structs.fields(type(table)):
                 self.assertTrue(is_shown(ETC.read_text(), name, field.encode_name), f"[{name}] {field.encode_name}")
-                if field.name != "https":  # off by default; the line shows its form
+                if field.name not in ("https", "issuers"):  # off by default; the lines show their form
                     self.assertEqual(
                         getattr(shown, name).__getattribute__(field.name), getattr(table, field.name), field.name
                     )
@@ -184,9 +186,8 @@ def uncommented(text: str) -> str:
     lines = []
     for line in text.splitlines():
         words = line.removeprefix("# ").split(" = ")
-        lines.append(
-            line.removeprefix("# ") if line.startswith("# ") and len(words) > 1 and words[0].isidentifier() else line
-        )
+        is_key = len(words) > 1 and words[0].isidentifier()
+        lines.append(line.removeprefix("# ") if is_key or line.startswith("# [[") else line)
     return "\n".join(line for line in lines if not line.startswith("https ="))
 
 
@@ -195,9 +196,9 @@ def is_shown(text: str, table: str, key: str) -> bool:
     tables within it are sections of their own."""
     inside, sentences = False, 0
     for line in text.splitlines():
-        if line.startswith("["):
+        if line.startswith(("[", "# [[")):
             inside = line == f"[{table}]"
-            if line.strip("[]") == f"{table}.{key}":
+            if line.strip("# []") == f"{table}.{key}":
                 return True
         elif inside and line.removeprefix("# ").startswith(f"{key} ="):
             return sentences > 0

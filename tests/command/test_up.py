@@ -21,7 +21,7 @@ from twisted.trial.unittest import SkipTest, TestCase
 
 from bookd.command import leftover
 from bookd.command.home import Home
-from bookd.command.init import PORTS, make_home
+from bookd.command.init import METRICS_PORTS, PORTS, make_home
 from tests.command.suite import Ended
 
 STOP_SECONDS = 10.0
@@ -31,7 +31,7 @@ def free_offset() -> int:
     """An offset at which all ports of a suite are free."""
     for offset in range(6000 + os.getpid() % 1000, 14000, 10):
         try:
-            for port in PORTS.values():
+            for port in (*PORTS.values(), *METRICS_PORTS.values()):
                 with socket.socket() as probe:
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                     probe.bind(("127.0.0.1", port + offset))

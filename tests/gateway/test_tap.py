@@ -232,9 +232,10 @@ class TapTests(TestCase):
             self.assertEqual(answer.code, code)
             about = "keys of away" if issuer == "away" else ""
             self.assertIn(about, (await answer.json())["detail"])
+        while b"the keys of away cannot be fetched" not in daemon.said:
+            await deferLater(reactor, 0.05)
         daemon.process.signalProcess(signal.SIGTERM)
         await daemon.ended
-        self.assertIn(b"the keys of away cannot be fetched", daemon.said)
         self.assertNotIn(b"Traceback", daemon.said)
 
     async def test_issuers_at_fault(self) -> None:
