@@ -17,6 +17,8 @@ DAEMONS = ("gateway", "mom", "inventory", "orders", "users")
 # Modules of a daemon by their floor; whatever is not named here is a service, floor 4.
 PURE = {"rules", "machine"}
 SQL = {"schema", "store", "journal", "facts", "search", "words"}
+# Of the MOM, whose store is several.
+SQL |= {"records", "ledger", "settling", "forgetting", "overview"}
 TOP = {"tap"}
 
 

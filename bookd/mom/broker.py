@@ -20,9 +20,9 @@ from bookd.errors import InvalidArgument, Unavailable, Violation
 from bookd.mom import journal
 from bookd.mom.journal import Fact, Filter, Page, Published, Record
 from bookd.mom.machine import Policy
+from bookd.mom.records import Draft
 from bookd.mom.replies import enclosed, lane_of
 from bookd.mom.spool import Spool
-from bookd.mom.store import Draft
 from bookd.wire.mom.v1.event_pb2 import Event
 
 SPECVERSION = "1.0"

@@ -32,9 +32,9 @@ from bookd.mom.breaker import BreakerState
 from bookd.mom.destination import Destination
 from bookd.mom.lanes import Lanes
 from bookd.mom.machine import MICROSECONDS, Event, Meaning, Policy, meaning, next_attempt, pause
+from bookd.mom.records import Kept, Outcome
 from bookd.mom.replies import reply
 from bookd.mom.spool import Spool
-from bookd.mom.store import Kept, Outcome
 
 # Seconds that the courier keeps still after something of its own failed, such as the disk.
 RECOVERY = 1.0

@@ -11,8 +11,8 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from bookd.errors import NotFound, OutOfRange
 from bookd.mom import store
+from bookd.mom.records import Draft
 from bookd.mom.schema import events, subscriptions
-from bookd.mom.store import Draft
 
 
 @frozen

@@ -12,7 +12,7 @@ from bookd.contract.descriptors import Contract
 from bookd.contract.status import from_status, to_status
 from bookd.errors import BookdError, Code, NotFound, Unavailable
 from bookd.mom.machine import Event, MessageState
-from bookd.mom.store import Kept, Outcome
+from bookd.mom.records import Kept, Outcome
 from bookd.wire.mom.v1 import message_pb2
 
 PREFIX = "operations/"

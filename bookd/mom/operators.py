@@ -18,12 +18,12 @@ from bookd.bridge.crossing import shield
 from bookd.contract import paging
 from bookd.contract.descriptors import Contract
 from bookd.errors import FailedPrecondition, NotFound
-from bookd.mom import store
+from bookd.mom import overview, records
 from bookd.mom.destination import Destination
 from bookd.mom.machine import IllegalTransition, MessageState, Policy, second_expiry
 from bookd.mom.operations import operation
+from bookd.mom.records import Kept
 from bookd.mom.spool import Spool
-from bookd.mom.store import Kept
 from bookd.wire.mom.v1 import mom_pb2
 
 QUEUES, DEAD_LETTERS = "queues/", "deadletters/"
@@ -42,9 +42,9 @@ class Queues:
     async def ListQueues(self, request: mom_pb2.ListQueuesRequest, context: Context) -> mom_pb2.ListQueuesResponse:
         """The queue of each destination, by name."""
 
-        def read(connection: Connection) -> list[store.Queue]:
-            names = sorted(self._destinations.keys() | set(store.destinations(connection)))
-            return [store.queue(connection, name) for name in names]
+        def read(connection: Connection) -> list[records.Queue]:
+            names = sorted(self._destinations.keys() | set(overview.destinations(connection)))
+            return [overview.queue(connection, name) for name in names]
 
         found = await self._spool.desk.read(read)
         return mom_pb2.ListQueuesResponse(queues=[self._queue(each) for each in found])
@@ -72,9 +72,9 @@ class Queues:
         return destination
 
     async def _read(self, destination: str) -> mom_pb2.Queue:
-        return self._queue(await self._spool.desk.read(store.queue, destination))
+        return self._queue(await self._spool.desk.read(overview.queue, destination))
 
-    def _queue(self, found: store.Queue) -> mom_pb2.Queue:
+    def _queue(self, found: records.Queue) -> mom_pb2.Queue:
         bounds = self._spool.bounds
         queue = mom_pb2.Queue(
             name=QUEUES + found.destination,
@@ -113,10 +113,10 @@ class DeadLetters:
         limit = paging.size(request.page_size)
 
         def read(connection: Connection) -> tuple[list[mom_pb2.DeadLetter], list[Kept], int]:
-            found, total = store.page(
+            found, total = overview.page(
                 connection, None, MessageState.DEAD, before, limit + 1, request.destination or None
             )
-            letters = [self._letter(kept, blocks=store.blocks(connection, kept.seq)) for kept in found[:limit]]
+            letters = [self._letter(kept, blocks=overview.blocks(connection, kept.seq)) for kept in found[:limit]]
             return letters, found, total
 
         letters, found, total = await self._spool.desk.read(read)
@@ -126,7 +126,7 @@ class DeadLetters:
     async def GetDeadLetter(self, request: mom_pb2.GetDeadLetterRequest, context: Context) -> mom_pb2.DeadLetter:
         """A dead letter with its request."""
         kept = await self._find(request.name)
-        letter = self._letter(kept, blocks=await self._spool.desk.read(store.blocks, kept.seq))
+        letter = self._letter(kept, blocks=await self._spool.desk.read(overview.blocks, kept.seq))
         letter.request.CopyFrom(self._request(kept))
         return letter
 
@@ -155,7 +155,7 @@ class DeadLetters:
         before: int | None = None
         while True:
             found, _ = await self._spool.desk.read(
-                store.page, None, MessageState.DEAD, before, BATCH, request.destination or None
+                overview.page, None, MessageState.DEAD, before, BATCH, request.destination or None
             )
             for kept in found:
                 retried += await self._revive(kept)

@@ -11,7 +11,7 @@ from bookd.contract.descriptors import Contract, Method
 from bookd.contract.policy import ordering_key
 from bookd.errors import InvalidArgument
 from bookd.mom.machine import Policy
-from bookd.mom.store import Draft, Kept, Outcome
+from bookd.mom.records import Draft, Kept, Outcome
 from bookd.wire.mom.v1 import message_pb2
 
 _OUTCOME = message_pb2.Outcome.DESCRIPTOR.full_name

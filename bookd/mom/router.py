@@ -34,9 +34,9 @@ from bookd.mom.destination import Destination
 from bookd.mom.lanes import Lanes
 from bookd.mom.machine import WORTH_KEEPING, Policy
 from bookd.mom.patience import within
+from bookd.mom.records import Draft, Kept
 from bookd.mom.replies import lane_of, require_taker
 from bookd.mom.spool import Spool
-from bookd.mom.store import Draft, Kept
 
 # Seconds of a caller's deadline that are set aside for keeping its call; at most half of what there is.
 SET_ASIDE = 0.3

@@ -17,15 +17,15 @@ from bookd.contract import paging
 from bookd.contract.descriptors import Contract
 from bookd.contract.policy import may_see
 from bookd.errors import Cancelled, InvalidArgument, Unauthenticated
-from bookd.mom import operations, store
+from bookd.mom import operations, overview
 from bookd.mom.destination import Destination
 from bookd.mom.machine import Event, IllegalTransition, MessageState, Policy
 from bookd.mom.operations import message_id, operation, unknown
 from bookd.mom.operators import DeadLetters, Queues
 from bookd.mom.patience import within
+from bookd.mom.records import Kept
 from bookd.mom.replies import reply
 from bookd.mom.spool import Spool
-from bookd.mom.store import Kept
 from bookd.wire.mom.v1 import mom_pb2
 
 ADMIN = "admin"
@@ -133,7 +133,7 @@ class MomServicer:
         position = paging.decode(token, query, int)
         limit = paging.size(size)
         found, total = await self._spool.desk.read(
-            store.page, subject, wanted, None if position is None else int(position[0]), limit + 1
+            overview.page, subject, wanted, None if position is None else int(position[0]), limit + 1
         )
         fitting = _fitting(found[:limit])
         more = len(fitting) < len(found)

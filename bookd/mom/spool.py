@@ -11,10 +11,10 @@ from typing import Any, Protocol
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
-from bookd.mom import store
+from bookd.mom import forgetting, ledger, overview, records, settling, store
 from bookd.mom.lanes import Lane
 from bookd.mom.machine import Event, MessageState
-from bookd.mom.store import Bounds, Draft, Kept, Outcome, Place
+from bookd.mom.records import Bounds, Draft, Kept, Outcome, Place
 
 UNBOUNDED = Bounds(2**62, 2**62)
 # From so many stored messages on they are not counted: then every call looks into the store anyway.
@@ -80,7 +80,7 @@ class Spool:
     async def count(self) -> None:
         """Count what is stored, unless it is much."""
         # As a write: it has its place among the others, and what these changed is known when this fires.
-        counted: int = await self.desk.write(store.few, MANY)
+        counted: int = await self.desk.write(overview.few, MANY)
         self._counted, self._more = (counted, 0) if counted < MANY else (None, 0)
 
     # Keeping.
@@ -144,15 +144,15 @@ class Spool:
 
     # Delivering.
 
-    async def ready(self, destination: str, limit: int, excluded: frozenset[str]) -> store.Ready:
+    async def ready(self, destination: str, limit: int, excluded: frozenset[str]) -> records.Ready:
         """What `store.ready` answers, without messages that are being withdrawn."""
         self._scans += 1
         try:
-            found: store.Ready = await self.desk.read(
+            found: records.Ready = await self.desk.read(
                 store.ready, destination, self.now(), limit, excluded, self._longest_pause
             )
             # What this scan found may have been withdrawn after it looked.
-            return store.Ready([kept for kept in found.messages if not self.is_withdrawn(kept.seq)], found.next_at)
+            return records.Ready([kept for kept in found.messages if not self.is_withdrawn(kept.seq)], found.next_at)
         finally:
             self._scans -= 1
             if not self._scans:
@@ -165,7 +165,7 @@ class Spool:
     async def finish(
         self, place: Place | Kept, outcome: Outcome, *, block_lane: bool = False, reply: Draft | None = None
     ) -> Kept | None:
-        """Take a message out of the queue; answers the next one of its lane, as `store.finish` does."""
+        """Take a message out of the queue; answers the next one of its lane, as `settling.finish` does."""
         replies = int(reply is not None)
         self._pending += replies
 
@@ -177,7 +177,7 @@ class Spool:
             return result
 
         following: Kept | None = await self.desk.write(
-            store.finish, place.seq, outcome, self.now(), block_lane=block_lane, reply=reply
+            settling.finish, place.seq, outcome, self.now(), block_lane=block_lane, reply=reply
         ).addBoth(written)
         for waiter in self._waiters.pop(place.message_id, []):
             waiter.callback(None)
@@ -187,7 +187,7 @@ class Spool:
 
     async def postpone(self, kept: Kept, event: Event, ready_at: int, error: str) -> None:
         """Leave a message in the queue until `ready_at`."""
-        await self.desk.write(store.postpone, kept.seq, event, ready_at, error, self.now())
+        await self.desk.write(settling.postpone, kept.seq, event, ready_at, error, self.now())
 
     async def withdraw(
         self, place: Place | Kept, outcome: Outcome, reply: Draft | None = None, block: bool = False
@@ -216,18 +216,18 @@ class Spool:
 
     async def pause(self, destination: str) -> None:
         """Pause a destination; what is being delivered goes on."""
-        await self.desk.write(store.pause, destination, self.now())
+        await self.desk.write(ledger.pause, destination, self.now())
         self._paused.add(destination)
 
     async def resume(self, destination: str) -> None:
         """Let a destination go on."""
-        await self.desk.write(store.pause, destination, None)
+        await self.desk.write(ledger.pause, destination, None)
         self._paused.discard(destination)
         self.arrived(destination)
 
     async def revive(self, message_id: str, expire_at: int) -> None:
-        """Put a dead letter back into its lane. Raises as `store.revive` does."""
-        place: Place = await self.desk.write(store.revive, message_id, expire_at, self.now())
+        """Put a dead letter back into its lane. Raises as `settling.revive` does."""
+        place: Place = await self.desk.write(settling.revive, message_id, expire_at, self.now())
         self.arrived(place.destination)
 
     # Waiting and removing.
@@ -247,13 +247,13 @@ class Spool:
         return waiter
 
     async def forget(self, message_id: str, state: MessageState | None = None) -> None:
-        """Remove a finished message. Raises as `store.forget` does."""
-        removed: Place = await self.desk.write(store.forget, message_id, state)
+        """Remove a finished message. Raises as `forgetting.forget` does."""
+        removed: Place = await self.desk.write(forgetting.forget, message_id, state)
         self._more -= 1
         self.arrived(removed.destination)
 
     async def purge(self, before: int, limit: int) -> int:
         """Remove at most `limit` messages that finished before that time; answers how many."""
-        removed: int = await self.desk.write(store.purge, before, limit)
+        removed: int = await self.desk.write(forgetting.purge, before, limit)
         self._more -= removed
         return removed

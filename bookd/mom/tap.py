@@ -21,7 +21,7 @@ from bookd.bridge.desk import Desk
 from bookd.bridge.server import Server
 from bookd.config import Mom
 from bookd.contract.descriptors import Contract
-from bookd.mom import store
+from bookd.mom import ledger
 from bookd.mom.breaker import Breaker
 from bookd.mom.broker import Broker
 from bookd.mom.courier import LONGEST_REFUSAL, Courier
@@ -29,10 +29,10 @@ from bookd.mom.destination import Destination
 from bookd.mom.event_servicer import EventServicer
 from bookd.mom.lanes import Lanes
 from bookd.mom.machine import MICROSECONDS, Policy
+from bookd.mom.records import Bounds
 from bookd.mom.router import Router
 from bookd.mom.servicer import MomServicer, OperationsServicer
 from bookd.mom.spool import Spool
-from bookd.mom.store import Bounds
 from bookd.mom.upkeep import Retention, Upkeep
 from bookd.mom.watch import Watch
 from bookd.storage.engine import open_engine
@@ -82,7 +82,7 @@ def assembled(
     """
     policy = _policy(table)
     with engine.begin() as connection:
-        paused = store.paused(connection)
+        paused = ledger.paused(connection)
     engine.dispose()
     desk = Desk(running, engine)
     bounds = Bounds(table.queue_messages, table.queue_bytes)

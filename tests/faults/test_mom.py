@@ -13,12 +13,12 @@ from twisted.internet.defer import Deferred
 
 from bookd.bridge.desk import Desk
 from bookd.errors import BookdError
-from bookd.mom import journal, store
+from bookd.mom import journal, overview
 from bookd.mom.broker import Broker
 from bookd.mom.machine import Event, IllegalTransition
+from bookd.mom.records import Kept
 from bookd.mom.replies import reply
 from bookd.mom.spool import Spool
-from bookd.mom.store import Kept
 from bookd.testing.desk import ImmediateDesk
 from bookd.testing.faults import Fault, Injected, watch
 from bookd.wire.mom.v1 import event_pb2
@@ -50,7 +50,7 @@ class Process:
 
     def messages(self) -> list[Kept]:
         """All messages."""
-        found: list[Kept] = self.do(self.desk.read(store.page, None, None, None, 100))[0]
+        found: list[Kept] = self.do(self.desk.read(overview.page, None, None, None, 100))[0]
         return found
 
     def there(self) -> set[str]:

@@ -11,11 +11,11 @@ from sqlalchemy import Connection, Engine, select, text
 from twisted.trial.unittest import SynchronousTestCase
 
 from bookd.contract.descriptors import Contract
-from bookd.errors import BookdError
+from bookd.errors import BookdError, Cancelled, Internal, NotFound
 from bookd.mom import operations, store
 from bookd.mom.machine import Event, MessageState, Policy
+from bookd.mom.records import Draft, Kept, Outcome
 from bookd.mom.schema import lanes, messages
-from bookd.mom.store import Draft, Kept, Outcome
 from bookd.storage.engine import open_engine
 from bookd.storage.migrate import upgrade
 from tests.gateway.kites import contract as contract_of
@@ -147,6 +147,11 @@ def done(text: str = "fine") -> Outcome:
 def ended(event: Event, error: BookdError) -> Outcome:
     """The message left the queue with an error."""
     return operations.ended(event, error)
+
+
+DEAD = ended(Event.GIVEN_UP, Internal("broken"))
+DECLINED = ended(Event.DECLINED, NotFound("no such box"))
+CANCELLED = ended(Event.CANCELLED, Cancelled("cancelled"))
 
 
 class StoreTestCase(SynchronousTestCase):

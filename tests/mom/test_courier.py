@@ -28,11 +28,11 @@ from bookd.mom.breaker import Breaker, BreakerState
 from bookd.mom.courier import LONGEST_REFUSAL, RECOVERY, SLOW, Courier
 from bookd.mom.destination import Destination
 from bookd.mom.lanes import Lanes
-from bookd.mom.machine import MessageState
+from bookd.mom.machine import Event, MessageState
+from bookd.mom.records import Draft, Kept, Outcome
 from bookd.mom.spool import Spool
-from bookd.mom.store import Draft, Kept
 from bookd.testing.desk import ImmediateDesk
-from bookd.wire.mom.v1.message_pb2 import Outcome
+from bookd.wire.mom.v1 import message_pb2
 from tests.mom.room import (
     CAREFULLY,
     DAY,
@@ -460,7 +460,7 @@ class FailureTests(CourierTestCase):
         self.take(1)
         self.take(2)
         kept = self.found(number_id(1))
-        outcome = store.Outcome(store.Event.CANCELLED, Code.CANCELLED, status=b"s")
+        outcome = Outcome(Event.CANCELLED, Code.CANCELLED, status=b"s")
         self.assertFalse(self.successResultOf(Deferred.fromCoroutine(self.spool.withdraw(kept, outcome))))
         second = self.found(number_id(2))
         self.assertTrue(self.successResultOf(Deferred.fromCoroutine(self.spool.withdraw(second, outcome))))
@@ -471,12 +471,12 @@ class FailureTests(CourierTestCase):
 class ReplyTests(CourierTestCase):
     """Outcomes that are told."""
 
-    def told(self) -> Outcome:
+    def told(self) -> message_pb2.Outcome:
         """The outcome in the reply that waits."""
         (kept,) = self.do(store.ready, OTHER, NOW + DAY, 9).messages
         self.assertEqual(kept.method, TAKE)
         request = post().methods[TAKE].request.FromString(kept.request)
-        return Outcome.FromString(request.outcome.SerializeToString())
+        return message_pb2.Outcome.FromString(request.outcome.SerializeToString())
 
     def test_each_end(self) -> None:
         """A message that is answered, declined, or a dead letter tells so, once."""

@@ -14,7 +14,7 @@ from bookd.bridge.channel import Channel
 from bookd.bridge.server import Server
 from bookd.contract.descriptors import load, shipped
 from bookd.errors import Aborted, BookdError, InvalidArgument, NotFound, OutOfRange, PermissionDenied, Unavailable
-from bookd.mom import journal, store
+from bookd.mom import journal, overview
 from bookd.mom.broker import Broker
 from bookd.mom.event_servicer import EventServicer
 from bookd.mom.machine import Policy
@@ -194,7 +194,7 @@ class PublishTests(EventsTestCase):
         for _ in range(2):
             await self.publish(gone, event("2"))
         with self.engine.connect() as connection:
-            kept = store.page(connection, None, None, None, 10)[0]
+            kept = overview.page(connection, None, None, None, 10)[0]
         (message,) = kept
         self.assertEqual(message.method, "/bookd.orders.v1.OrdersService/TakeUserDeleted")
         self.assertEqual((message.destination, message.lane), ("bookd.orders.v1.OrdersService", "u7"))

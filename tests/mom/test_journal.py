@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from bookd.errors import NotFound, OutOfRange
-from bookd.mom import journal, store
+from bookd.mom import journal, overview
 from bookd.mom.journal import Fact, Filter
+from bookd.mom.records import Draft
 from bookd.mom.schema import metadata
-from bookd.mom.store import Draft
 from bookd.storage.engine import open_engine
 
 NOW = 1_700_000_000_000_000
@@ -73,7 +73,7 @@ class JournalTests(SynchronousTestCase):
         self.assertEqual((first.seqs, first.destinations), ([1, 1, 2], ["d", "d"]))
         again = journal.publish(self.connection, [fact(2), fact(3)], one, NOW)
         self.assertEqual((again.seqs, again.destinations), ([2, 3], ["d"]))
-        self.assertEqual(store.count(self.connection), 3)
+        self.assertEqual(overview.count(self.connection), 3)
         # The same id at another source is another event.
         self.assertEqual(self.publish(Fact("there", "1", "t.Kind", "s", b"")), [4])
 

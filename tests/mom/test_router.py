@@ -20,7 +20,7 @@ from bookd.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from bookd.mom import store
+from bookd.mom import overview, settling, store
 from bookd.mom.breaker import Breaker
 from bookd.mom.destination import Destination
 from bookd.mom.lanes import Lanes
@@ -140,7 +140,7 @@ class RouterTests(StoreTestCase):
 
     def stored(self) -> int:
         """How many messages are stored."""
-        return self.do(store.count)
+        return self.do(overview.count)
 
     def test_forwards(self) -> None:
         """Rule 3: a call whose lane is empty is forwarded, and nothing is written when it is answered."""
@@ -169,7 +169,7 @@ class RouterTests(StoreTestCase):
         raw = draft(1, "box", fingerprint=self.fingerprint(), request=letter("1", "box"))
         self.successResultOf(self.spool.keep(raw))
         self.assertEqual(self.was_kept(self.call()), number_id(1))
-        self.do(store.finish, self.found(number_id(1)).seq, done("fine"), NOW)
+        self.do(settling.finish, self.found(number_id(1)).seq, done("fine"), NOW)
         self.assertEqual(self.successResultOf(self.call()), receipt("fine"))
         self.assertEqual(self.calls, [])
 
@@ -250,7 +250,7 @@ class RouterTests(StoreTestCase):
         self.answer(0, Unavailable("nobody"))
         self.breaker.down("gone")
         self.assertEqual([self.was_kept(each) for each in calls], [number_id(number) for number in range(1, 6)])
-        order = [each.message_id for each in self.do(store.page, None, None, None, 9)[0]]
+        order = [each.message_id for each in self.do(overview.page, None, None, None, 9)[0]]
         self.assertEqual(order, [number_id(number) for number in range(5, 0, -1)])
 
     def test_waits_too_long_for_its_turn(self) -> None:

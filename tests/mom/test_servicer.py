@@ -11,11 +11,11 @@ from twisted.internet.task import Clock
 
 from bookd.bridge.context import Context
 from bookd.errors import Code, FailedPrecondition, Internal, InvalidArgument, NotFound, Unauthenticated
-from bookd.mom import store
+from bookd.mom import records, settling, store
 from bookd.mom.machine import Event, MessageState
+from bookd.mom.records import Kept
 from bookd.mom.servicer import SET_ASIDE, MomServicer, OperationsServicer
 from bookd.mom.spool import Spool
-from bookd.mom.store import Kept
 from bookd.testing.desk import ImmediateDesk
 from bookd.wire.mom.v1 import message_pb2, mom_pb2
 from tests.mom.calls import context
@@ -84,7 +84,7 @@ class ServicerTestCase(StoreTestCase):
         self.assertTrue(operation.metadata.Unpack(unpacked))
         return unpacked
 
-    def finish(self, kept: Kept, outcome: store.Outcome) -> None:
+    def finish(self, kept: Kept, outcome: records.Outcome) -> None:
         """End a message, through the spool."""
         self.successResultOf(Deferred.fromCoroutine(self.spool.finish(kept, outcome)))
 
@@ -95,7 +95,7 @@ class GetTests(ServicerTestCase):
     def test_queued(self) -> None:
         """One that waits is not done, and tells of its message."""
         kept = self.keep(1)
-        self.do(store.postpone, kept.seq, Event.FAILED, NOW + 1, "INTERNAL: broken", NOW + SECOND)
+        self.do(settling.postpone, kept.seq, Event.FAILED, NOW + 1, "INTERNAL: broken", NOW + SECOND)
         found = self.get(1)
         self.assertEqual((found.name, found.done, found.WhichOneof("result")), (name(1), False, None))
         told = self.told(found)
@@ -237,7 +237,9 @@ class ListTests(ServicerTestCase):
     def test_large_responses(self) -> None:
         """A page is never larger than a message of gRPC may be; it ends early, and nothing is left out."""
         for number in range(5):
-            self.finish(self.keep(number, str(number)), store.Outcome(Event.ANSWERED, Code.OK, response=bytes(900_000)))
+            self.finish(
+                self.keep(number, str(number)), records.Outcome(Event.ANSWERED, Code.OK, response=bytes(900_000))
+            )
         token, seen = "", []
         for _ in range(5):
             page = self.listed(page_size=5, page_token=token)

@@ -9,8 +9,8 @@ from sqlalchemy import Engine
 from twisted.internet.defer import CancelledError, Deferred
 
 from bookd.errors import Cancelled, FailedPrecondition, InvalidArgument, NotFound
+from bookd.mom import overview, settling, store
 from bookd.mom import spool as module
-from bookd.mom import store
 from bookd.mom.machine import Event, IllegalTransition, MessageState
 from bookd.mom.spool import Spool
 from bookd.testing.desk import ImmediateDesk
@@ -95,7 +95,7 @@ class KnowledgeTests(SpoolTestCase):
         """Many are not counted; when they have gone it is known again."""
         self.patch(module, "MANY", 3)
         for number in range(3):
-            self.do(store.finish, self.keep(number, str(number)).seq, done(), NOW)
+            self.do(settling.finish, self.keep(number, str(number)).seq, done(), NOW)
         self.begin(self.spool.count())
         self.all()
         self.assertFalse(self.spool.is_counted)
@@ -152,7 +152,7 @@ class KnowledgeTests(SpoolTestCase):
         """Compare what the spool believes with what is stored."""
         known = self.spool._counted
         if known is not None and known + self.spool._more + self.spool._pending == 0:
-            self.assertEqual(self.do(store.count), 0)
+            self.assertEqual(self.do(overview.count), 0)
 
 
 def _fan_out(connection: Any, number: int, now: int) -> Any:

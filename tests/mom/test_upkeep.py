@@ -6,7 +6,7 @@ from sqlalchemy import text
 from twisted.internet.task import Clock
 
 from bookd.errors import Code, Internal
-from bookd.mom import store, upkeep
+from bookd.mom import overview, records, settling, store, upkeep
 from bookd.mom.machine import Event, MessageState
 from bookd.mom.schema import events
 from bookd.mom.spool import Spool
@@ -58,10 +58,10 @@ class UpkeepTests(StoreTestCase):
         else:
             self.upkeep.startService()
 
-    def finish(self, number: int, outcome: store.Outcome, ago: int = 0, **changes: Any) -> None:
+    def finish(self, number: int, outcome: records.Outcome, ago: int = 0, **changes: Any) -> None:
         """Keep a message that finished a while ago."""
         kept = self.keep(number, str(number), **changes)
-        self.do(store.finish, kept.seq, outcome, NOW - ago)
+        self.do(settling.finish, kept.seq, outcome, NOW - ago)
 
     def test_counts(self) -> None:
         """It counts first what is stored, so that calls need not ask an empty store."""
@@ -88,11 +88,11 @@ class UpkeepTests(StoreTestCase):
         with self.engine.begin() as connection:
             for number in range(BATCH + 1):
                 kept, _ = store.keep(connection, draft(number, str(number)), NOW - DAY)
-                store.finish(connection, kept.seq, done(), NOW - 2 * DAY)
+                settling.finish(connection, kept.seq, done(), NOW - 2 * DAY)
         self.look()
-        self.assertEqual(self.do(store.count), 1)
+        self.assertEqual(self.do(overview.count), 1)
         self.clock.advance(SOON)
-        self.assertEqual(self.do(store.count), 0)
+        self.assertEqual(self.do(overview.count), 0)
 
     def test_many_expire(self) -> None:
         """Many that expire at once all do, in batches."""
@@ -100,10 +100,10 @@ class UpkeepTests(StoreTestCase):
             for number in range(BATCH + 1):
                 store.keep(connection, draft(number, str(number % 7), expire_at=NOW), NOW - DAY)
         self.look()
-        self.assertEqual(self.do(store.queue, DESTINATION).depth, 1)
+        self.assertEqual(self.do(overview.queue, DESTINATION).depth, 1)
         self.clock.advance(SOON)
-        self.assertEqual(self.do(store.queue, DESTINATION).depth, 0)
-        self.assertEqual(self.do(store.queue, DESTINATION).dead, BATCH + 1)
+        self.assertEqual(self.do(overview.queue, DESTINATION).depth, 0)
+        self.assertEqual(self.do(overview.queue, DESTINATION).dead, BATCH + 1)
 
     def test_expires(self) -> None:
         """What was not delivered in time is a dead letter, its sender is told, and its lane moves on."""

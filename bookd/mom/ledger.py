@@ -1,0 +1,126 @@
+"""The rows that sum the messages up, so that nobody has to count or search: of lanes, and of queues.
+
+Whoever changes a message lets these rows tell the truth again before its transaction ends.
+"""
+
+from typing import Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    String,
+    bindparam,
+    delete,
+    exists,
+    false,
+    insert,
+    select,
+    update,
+)
+
+from bookd.errors import Unavailable
+from bookd.mom.machine import MessageState
+from bookd.mom.records import Bounds, Kept
+from bookd.mom.schema import lanes, messages, queues
+
+# Seconds after which it is worth while to come again to a queue that was full.
+FULL_RETRY = 5.0
+
+# Of `messages`: those that wait.
+QUEUED: Final = messages.c.state == MessageState.QUEUED
+
+# What every kept message needs is said by statements that are made once: making them takes longer than running them.
+_HERE: Final = (lanes.c.destination == bindparam("b_destination")) & (lanes.c.lane == bindparam("b_lane"))
+_IN_LANE: Final = select(exists().where(_HERE))
+_OPEN_LANE: Final = insert(lanes).from_select(
+    ["destination", "lane", "head_seq", "ready_at", "blocked"],
+    select(
+        bindparam("b_destination", type_=String),
+        bindparam("b_lane", type_=String),
+        bindparam("b_seq", type_=BigInteger),
+        bindparam("b_ready_at", type_=BigInteger),
+        false(),
+    ).where(~exists().where(_HERE)),
+)
+_NEXT: Final = (
+    select(messages)
+    .where(messages.c.destination == bindparam("b_destination"), messages.c.lane == bindparam("b_lane"), QUEUED)
+    .order_by(messages.c.seq)
+    .limit(1)
+)
+_ADVANCE: Final = (
+    update(lanes)
+    .where(_HERE, lanes.c.head_seq == bindparam("b_left"))
+    .values(head_seq=bindparam("b_seq"), ready_at=bindparam("b_ready_at"), blocked=False)
+)
+_CLOSE_LANE: Final = delete(lanes).where(_HERE, lanes.c.head_seq == bindparam("b_left"))
+_COUNT: Final = (
+    update(queues)
+    .where(queues.c.destination == bindparam("b_destination"))
+    .values(
+        depth=queues.c.depth + bindparam("b_depth"),
+        bytes=queues.c.bytes + bindparam("b_bytes"),
+        dead=queues.c.dead + bindparam("b_dead"),
+    )
+    .returning(queues.c.depth, queues.c.bytes)
+)
+
+
+def busy(connection: Connection, destination: str, lane: str) -> bool:
+    """Whether a lane has a message that waits, or one that blocks it."""
+    return bool(connection.execute(_IN_LANE, {"b_destination": destination, "b_lane": lane}).scalar_one())
+
+
+def open_lane(connection: Connection, destination: str, lane: str, head_seq: int, ready_at: int) -> None:
+    """Make the row of a lane, unless it has one."""
+    row = {"b_destination": destination, "b_lane": lane, "b_seq": head_seq, "b_ready_at": ready_at}
+    connection.execute(_OPEN_LANE, row)
+
+
+def settle(connection: Connection, destination: str, lane: str, left: int) -> Kept | None:
+    """Let a lane's row tell the truth again after message `left` is not queued (any more); answers its new head.
+
+    A lane whose head is another message stays as it is: `left` stood behind it.
+    """
+    here: dict[str, Any] = {"b_destination": destination, "b_lane": lane}
+    row = connection.execute(_NEXT, here).one_or_none()
+    here["b_left"] = left
+    if row is None:
+        connection.execute(_CLOSE_LANE, here)
+        return None
+    moved = connection.execute(_ADVANCE, here | {"b_seq": row.seq, "b_ready_at": row.ready_at})
+    return Kept.of(row) if moved.rowcount else None
+
+
+def count(
+    connection: Connection,
+    destination: str,
+    *,
+    depth: int = 0,
+    bytes_: int = 0,
+    dead: int = 0,
+    bounds: Bounds | None = None,
+) -> None:
+    """Let the row of a queue tell of a change; a queue that has none gets it. Raises `Unavailable` beyond `bounds`."""
+    changes = {"b_destination": destination, "b_depth": depth, "b_bytes": bytes_, "b_dead": dead}
+    row = connection.execute(_COUNT, changes).one_or_none()
+    if row is None:
+        connection.execute(insert(queues).values(destination=destination, depth=depth, bytes=bytes_, dead=dead))
+    elif bounds is not None and (row.depth > bounds.depth or row.bytes > bounds.bytes):
+        raise Unavailable(
+            f"too much waits for {destination}",
+            reason="QUEUE_FULL",
+            retry_after=FULL_RETRY,
+            info={"queue": destination},
+        )
+
+
+def pause(connection: Connection, destination: str, paused_at: int | None) -> None:
+    """Note that an operator paused a destination, or, with None, that it goes on."""
+    count(connection, destination)
+    connection.execute(update(queues).where(queues.c.destination == destination).values(paused_at=paused_at))
+
+
+def paused(connection: Connection) -> set[str]:
+    """The destinations that are paused."""
+    return set(connection.execute(select(queues.c.destination).where(queues.c.paused_at.is_not(None))).scalars())

@@ -1,0 +1,84 @@
+"""What is asked about the messages by owners and operators. Nothing here changes anything. Plain SQL."""
+
+from typing import Any
+
+from sqlalchemy import Connection, Select, exists, func, select
+
+from bookd.mom import ledger
+from bookd.mom.machine import MessageState
+from bookd.mom.records import Kept, Queue
+from bookd.mom.schema import lanes, messages, queues
+
+
+def page(
+    connection: Connection,
+    subject: str | None,
+    state: MessageState | None,
+    before: int | None,
+    limit: int,
+    destination: str | None = None,
+) -> tuple[list[Kept], int]:
+    """At most `limit` messages of one subject, or of all when it is None, the newest first, with seqs below `before`;
+    and how many there are in all."""
+    found = _filtered(select(messages), subject, state, destination).order_by(messages.c.seq.desc()).limit(limit)
+    if before is not None:
+        found = found.where(messages.c.seq < before)
+    return [Kept.of(row) for row in connection.execute(found)], count(connection, subject, state, destination)
+
+
+def count(
+    connection: Connection,
+    subject: str | None = None,
+    state: MessageState | None = None,
+    destination: str | None = None,
+) -> int:
+    """How many messages there are, of one subject, in one state and for one destination if these are given."""
+    counted = _filtered(select(func.count()).select_from(messages), subject, state, destination)
+    return int(connection.execute(counted).scalar_one())
+
+
+def few(connection: Connection, limit: int) -> int:
+    """How many messages there are, counted up to `limit`."""
+    some = select(messages.c.seq).limit(limit).subquery()
+    return int(connection.execute(select(func.count()).select_from(some)).scalar_one())
+
+
+def queue(connection: Connection, destination: str) -> Queue:
+    """What waits for one destination."""
+    row = connection.execute(select(queues).where(queues.c.destination == destination)).one_or_none()
+    if row is None:
+        return Queue(destination, 0, 0, 0, 0, None, None)
+    in_lanes = connection.execute(
+        select(func.count()).select_from(lanes).where(lanes.c.destination == destination)
+    ).scalar_one()
+    oldest = (
+        select(messages.c.created_at)
+        .where(messages.c.destination == destination, ledger.QUEUED)
+        .order_by(messages.c.seq)
+        .limit(1)
+    )
+    waiting = connection.execute(oldest).scalar() if row.depth else None
+    return Queue(destination, row.depth, row.bytes, in_lanes, row.dead, waiting, row.paused_at)
+
+
+def destinations(connection: Connection) -> list[str]:
+    """The destinations that anything was ever kept for, or that were paused, by name."""
+    return list(connection.execute(select(queues.c.destination).order_by(queues.c.destination)).scalars())
+
+
+def blocks(connection: Connection, seq: int) -> bool:
+    """Whether a dead letter blocks its lane."""
+    found = exists().where(lanes.c.head_seq == seq, lanes.c.blocked.is_(True))
+    return bool(connection.execute(select(found)).scalar_one())
+
+
+def _filtered(
+    query: Select[Any], subject: str | None, state: MessageState | None, destination: str | None
+) -> Select[Any]:
+    if subject is not None:
+        query = query.where(messages.c.subject == subject)
+    if state is not None:
+        query = query.where(messages.c.state == state)
+    if destination is not None:
+        query = query.where(messages.c.destination == destination)
+    return query

@@ -1,0 +1,149 @@
+"""Whatever happens to messages in whatever order: the rows that sum them up stay true."""
+
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection, event, func, select
+
+from bookd.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+)
+from bookd.mom import forgetting, settling, store
+from bookd.mom.machine import Event, IllegalTransition, MessageState
+from bookd.mom.schema import lanes, messages, queues
+from tests.mom.room import (
+    CANCELLED,
+    DAY,
+    DEAD,
+    DECLINED,
+    DESTINATION,
+    NOW,
+    StoreTestCase,
+    done,
+    draft,
+    number_id,
+    unsound,
+)
+
+
+class Refusal(Exception):
+    """The database does not want to."""
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["keep", "done", "declined", "dead", "block", "cancel", "failed", "refused", "forget", "purge", "revive"]
+        ),
+        st.integers(0, 7),
+        st.sampled_from("abc"),
+    ),
+    max_size=40,
+)
+
+
+class AnyHistoryTests(StoreTestCase):
+    """Whatever happens in whatever order."""
+
+    @settings(max_examples=60, deadline=None)
+    @given(STEPS)
+    def test_lanes_stay_sound(self, steps: list[tuple[str, int, str]]) -> None:
+        """After each step every lane has its first message; whatever a step refuses it leaves as it was; and messages
+        are offered in the order in which their lane took them."""
+        with self.engine.connect() as connection, connection.begin() as transaction:
+            for step in steps:
+                before = _whole(connection)
+                savepoint = connection.begin_nested()
+                try:
+                    _take(connection, *step)
+                    savepoint.commit()
+                except (IllegalTransition, NotFound, FailedPrecondition, InvalidArgument):
+                    savepoint.rollback()
+                    self.assertEqual(_whole(connection), before)
+                self.assertEqual(unsound(connection), [])
+                for kept in store.ready(connection, DESTINATION, NOW + DAY, 99).messages:
+                    self.assertEqual(kept.seq, _first(connection, kept.lane))
+            transaction.rollback()
+
+    @settings(max_examples=25, deadline=None)
+    @given(STEPS, st.integers(0, 6))
+    def test_fails_at_any_statement(self, steps: list[tuple[str, int, str]], nth: int) -> None:
+        """A step whose n-th statement fails has done nothing, for any n."""
+        countdown = [-1]
+
+        def refuse(*_: Any) -> None:
+            countdown[0] -= 1
+            if countdown[0] == -1:
+                raise Refusal
+
+        event.listen(self.engine, "before_cursor_execute", refuse)
+        try:
+            for step in steps:
+                before = self.do(_whole)
+                try:
+                    with self.engine.begin() as connection:
+                        countdown[0] = nth
+                        _take(connection, *step)
+                        countdown[0] = -1
+                except (Refusal, IllegalTransition, NotFound, FailedPrecondition, InvalidArgument):
+                    countdown[0] = -1
+                    self.assertEqual(self.do(_whole), before)
+                countdown[0] = -1
+                self.do(lambda connection: None)
+        finally:
+            event.remove(self.engine, "before_cursor_execute", refuse)
+            with self.engine.begin() as connection:
+                connection.execute(lanes.delete())
+                connection.execute(messages.delete())
+                connection.execute(queues.delete())
+
+
+def _take(connection: Connection, verb: str, number: int, lane: str) -> None:
+    if verb == "keep":
+        store.keep(connection, draft(number, lane), NOW + number)
+        return
+    if verb == "purge":
+        forgetting.purge(connection, NOW + number, 2)
+        return
+    if verb == "forget":
+        forgetting.forget(connection, number_id(number))
+        return
+    if verb == "revive":
+        settling.revive(connection, number_id(number), NOW + DAY, NOW)
+        return
+    kept = store.find(connection, number_id(number))
+    if kept is None:
+        return
+    if verb in ("failed", "refused"):
+        what = Event.FAILED if verb == "failed" else Event.POSTPONED
+        settling.postpone(connection, kept.seq, what, NOW + number, "again", NOW)
+        return
+    outcome = {"done": done(), "declined": DECLINED, "cancel": CANCELLED}.get(verb, DEAD)
+    settling.finish(
+        connection,
+        kept.seq,
+        outcome,
+        NOW,
+        block_lane=verb == "block",
+        reply=draft(number + 100, "r") if lane == "c" else None,
+    )
+
+
+def _whole(connection: Connection) -> list[Any]:
+    return [
+        tuple(row)
+        for table in (messages, lanes, queues)
+        for row in connection.execute(select(table).order_by(*table.primary_key.columns))
+    ]
+
+
+def _first(connection: Connection, lane: str) -> int:
+    seq: int = connection.execute(
+        select(func.min(messages.c.seq)).where(
+            messages.c.destination == DESTINATION, messages.c.lane == lane, messages.c.state == MessageState.QUEUED
+        )
+    ).scalar_one()
+    return seq
