@@ -12,7 +12,7 @@ from bookd import config
 from bookd.bridge import tls
 from bookd.bridge.channel import Channel
 from bookd.bridge.desk import Desk
-from bookd.bridge.metrics import Metrics, uncounted
+from bookd.bridge.metrics import Metrics
 from bookd.bridge.server import ListenError, Server
 from bookd.bridge.stack import Stack
 from bookd.bridge.vitals import Ready, Vitals
@@ -102,7 +102,7 @@ def vitals(
     return metrics, Vitals(reactor, port, metrics)
 
 
-def grpc_server(table: config.Grpc, home: Path, contract: Contract, metrics: Metrics | None = None) -> Server:
+def grpc_server(table: config.Grpc, home: Path, contract: Contract, metrics: Metrics) -> Server:
     """The server that a daemon's [….grpc] table describes. Raises OSError when a certificate cannot be read."""
     return Server(
         table.host,
@@ -113,7 +113,7 @@ def grpc_server(table: config.Grpc, home: Path, contract: Contract, metrics: Met
         trusted=table.trusted,
         grace=table.grace,
         max_message=table.max_message,
-        count=metrics.requests("grpc", ("method",)) if metrics is not None else uncounted,
+        count=metrics.requests("grpc", ("method",)),
     )
 
 

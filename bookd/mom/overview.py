@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from attrs import frozen
 from sqlalchemy import Connection, Select, exists, func, select
 
 from bookd.mom import ledger
@@ -59,6 +60,24 @@ def queue(connection: Connection, destination: str) -> Queue:
     )
     waiting = connection.execute(oldest).scalar() if row.depth else None
     return Queue(destination, row.depth, row.bytes, in_lanes, row.dead, waiting, row.paused_at)
+
+
+@frozen
+class Depth:
+    """What is counted of a queue: messages that wait, bytes of their requests, dead letters, and whether it is paused."""
+
+    messages: int
+    bytes: int
+    dead: int
+    paused: bool
+
+
+def depths(connection: Connection) -> dict[str, Depth]:
+    """What is counted of each queue that anything was ever kept for, or that was paused. Cheap, however much waits."""
+    return {
+        row.destination: Depth(row.depth, row.bytes, row.dead, row.paused_at is not None)
+        for row in connection.execute(select(queues))
+    }
 
 
 def destinations(connection: Connection) -> list[str]:

@@ -18,7 +18,9 @@ from twisted.application.service import IService, MultiService
 from bookd.bridge import daemon
 from bookd.bridge.channel import Channel
 from bookd.bridge.desk import Desk
+from bookd.bridge.metrics import Metrics
 from bookd.bridge.server import Server
+from bookd.bridge.vitals import Vitals
 from bookd.config import Mom
 from bookd.contract.descriptors import Contract
 from bookd.mom import ledger
@@ -27,6 +29,7 @@ from bookd.mom.broker import Broker
 from bookd.mom.courier import LONGEST_REFUSAL, Courier
 from bookd.mom.destination import Destination
 from bookd.mom.event_servicer import EventServicer
+from bookd.mom.gauges import Gauges
 from bookd.mom.lanes import Lanes
 from bookd.mom.machine import MICROSECONDS, Policy
 from bookd.mom.records import Bounds
@@ -63,18 +66,26 @@ def makeService(options: daemon.Options) -> IService:
     table: Mom
     table, home = daemon.table(options, "mom")
     contract = daemon.contract(NAME, home, table.descriptor_sets)
+    metrics, vitals = daemon.vitals(NAME, running, home, table.metrics_port, table.grpc.identity)
     try:
         engine = open_engine(table.database if "://" in table.database else home / table.database)
         upgrade(engine, "bookd.mom")
-        server = daemon.grpc_server(table.grpc, home, contract)
+        server = daemon.grpc_server(table.grpc, home, contract, metrics)
         channels = [daemon.channel(each.peer, table.grpc.identity, home, GRACE) for each in table.destinations]
     except (OSError, ValueError, MigrationError) as error:
         daemon.fail(NAME, error)
-    return assembled(running, table, contract, engine, channels, server)
+    return assembled(running, table, contract, engine, channels, server, metrics, vitals)
 
 
 def assembled(
-    running: Any, table: Mom, contract: Contract, engine: Engine, channels: Sequence[Channel], server: Server
+    running: Any,
+    table: Mom,
+    contract: Contract,
+    engine: Engine,
+    channels: Sequence[Channel],
+    server: Server,
+    metrics: Metrics,
+    vitals: Vitals,
 ) -> daemon.Daemon:
     """Database and desk; for each peer a channel, a watch and couriers; the upkeep; the server on top.
 
@@ -85,12 +96,14 @@ def assembled(
         paused = ledger.paused(connection)
     engine.dispose()
     desk = Desk(running, engine)
+    vitals.ready = daemon.working(server, desk)
     bounds = Bounds(table.queue_messages, table.queue_bytes)
     spool, lanes = Spool(desk, now, bounds, paused, _longest_pause(contract, policy)), Lanes()
     destinations: dict[str, Destination] = {}
-    watches, couriers = [], []
+    breakers, watches, couriers = [], [], []
     for each, channel in zip(table.destinations, channels, strict=True):
         breaker = Breaker(each.peer.name)
+        breakers.append(breaker)
         watches.append(Watch(running, channel, breaker, table.probe_interval, table.probe_timeout))
         for name in each.services:
             destinations[name] = Destination(name, channel, breaker)
@@ -108,6 +121,7 @@ def assembled(
                     grace=GRACE,
                 )
             )
+    Gauges(metrics, desk, destinations, breakers)
     servicer: Any = MomServicer(running, contract, spool, destinations, policy)
     add_MomServiceServicer_to_server(servicer, server)
     operations: Any = OperationsServicer(servicer)
@@ -120,7 +134,7 @@ def assembled(
     upkeep = Upkeep(running, spool, contract, policy, _retention(table))
     # The broker above the server: it stops first, and with it the streams that would never end by themselves.
     return daemon.daemon(
-        NAME, desk, upkeep, _together(channels), _together(watches), _together(couriers), server, broker
+        NAME, vitals, desk, upkeep, _together(channels), _together(watches), _together(couriers), server, broker
     )
 
 

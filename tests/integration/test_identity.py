@@ -1,6 +1,7 @@
 """Sessions that end, keys that rotate, certificates that are renewed and passwords that are guessed, in a suite that runs."""
 
 import json
+import re
 import socket
 import ssl
 import stat
@@ -94,6 +95,7 @@ class SessionsTests(SuiteTestCase):
         second = self.home / "second.toml"
         text = self.config.read_text()
         self.assertIn(f"port = {self.ports['gateway']}", text)
+        text = re.sub(r"(?m)^metrics_port = .*$", "", text)  # one port is for one daemon
         second.write_text(text.replace(f"port = {self.ports['gateway']}", f"port = {port}"))
         log = self.home / "second.log"
         program = Program(reactor, "gateway", twistd("gateway", second), log, self.died)

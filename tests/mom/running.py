@@ -17,7 +17,9 @@ from twisted.trial.unittest import TestCase
 from bookd.bridge.channel import Channel
 from bookd.bridge.context import Context
 from bookd.bridge.methods import RawMethod
+from bookd.bridge.metrics import Metrics
 from bookd.bridge.server import Server
+from bookd.bridge.vitals import Vitals
 from bookd.config import Mom
 from bookd.contract import metadata
 from bookd.contract.status import detail
@@ -177,7 +179,9 @@ class RunningTestCase(TestCase):
         channels = [Channel(each.peer.addresses, grace=tap.GRACE) for each in self.table.destinations]
         destinations: dict[str, Destination] = {}
         self.patch(tap, "Destination", lambda name, *rest: destinations.setdefault(name, Destination(name, *rest)))
-        self.mom = tap.assembled(reactor, self.table, post(), engine, channels, server)
+        self.metrics = Metrics("bookd-mom")
+        vitals = Vitals(reactor, None, self.metrics)
+        self.mom = tap.assembled(reactor, self.table, post(), engine, channels, server, self.metrics, vitals)
         self.destination = destinations[DESTINATION]
         self.mom.startService()
         self.services.append(self.mom)
