@@ -96,6 +96,8 @@ class _Connection(HTTPChannel):
 class _Site(server.Site):
     """The connections."""
 
+    noisy = False
+
     def __init__(self, resource: Resource, reactor: Any) -> None:
         super().__init__(resource, requestFactory=_Request, timeout=LIFE, reactor=reactor)
         self.protocol = _Connection  # type: ignore[assignment]

@@ -1,11 +1,13 @@
 """Who listens on the suite's ports."""
 
 import socket
+from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from bookd.command import ports
-from bookd.command.home import CommandError
+from bookd.command.home import CommandError, Home
+from bookd.command.init import make_home
 
 
 def listener(host: str = "127.0.0.1", family: socket.AddressFamily = socket.AF_INET) -> socket.socket:
@@ -52,6 +54,17 @@ class PortsTests(SynchronousTestCase):
             port = one.getsockname()[1]
         wanted = {"mom": ("localhost", port), "users": ("localhost", port)}
         self.assertIn("for two daemons", self.assertRaises(CommandError, ports.require_free, wanted).message)
+
+    def test_metrics(self) -> None:
+        """The ports of the metrics are among those of a home, of all daemons or of some; a table without one has none."""
+        home = Home(Path(self.mktemp()))
+        make_home(home, port_offset=10)
+        self.assertEqual(len(home.ports()), 10)
+        wanted = {"mom": ("localhost", 50065), "metrics of mom": ("127.0.0.1", 9189)}
+        self.assertEqual(home.ports(["mom"]), wanted)
+        text = home.config_file.read_text()
+        home.config_file.write_text(text.replace("metrics_port = 9189\n", ""))
+        self.assertEqual(home.ports(["mom"]), {"mom": ("localhost", 50065)})
 
     def test_host_that_is_none(self) -> None:
         """An address that this machine does not know is told."""

@@ -149,6 +149,8 @@ class CtlTests(UpCase):
         status = self.bookd("status")
         self.assertEqual(await status.status, 3)
         self.assertIn("inventory  STOPPED", status.printed)
+        for name, port in Home(self.home.path).metrics_ports().items():
+            self.assertRegex(status.printed, rf"(?m)^{name} .* port \d+, metrics {port} ")
         self.assertEqual((await self.ctl("ctl", "status", "users", "mom")).printed.count("RUNNING"), 2)
         await self.ctl("ctl", "start", "inventory")
         await self.ctl("ctl", "start", "inventory")

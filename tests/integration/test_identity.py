@@ -19,7 +19,7 @@ from bookd.command import certs
 from bookd.command.home import Home
 from bookd.command.main import main
 from tests.chaos.daemons import Program, twistd
-from tests.integration.running import PASSWORD, Person, SuiteTestCase
+from tests.integration.running import ORDER, PASSWORD, Person, SuiteTestCase
 
 # The promise.
 REFUSED_WITHIN = 5.0
@@ -147,17 +147,20 @@ class KeysAndCertificatesTests(SuiteTestCase):
         return x509.load_pem_x509_certificate(pem.encode()).serial_number
 
     async def test_certificates(self) -> None:
-        """Renewed certificates are shown to new connections without a restart, those that are open stay, and daemons that
-        start with new ones get on with those that have old ones."""
-        who, book_id = await self.customer(), await self.book()
+        """Renewed certificates are shown without a restart, to those who connect and to those who are called, and no request
+        fails meanwhile; daemons that start anew get on with all others."""
+        who, book_id = await self.customer(), await self.book(stock=10_000)
         before = await deferToThread(self.serial)
         certs.renew(Home(self.home), ("gateway", "mom", "inventory", "orders", "users"), datetime.now(UTC))
 
         async def shown() -> bool:
             self.assertEqual((await self.order(who, book_id)).status, 201)
-            return bool(await deferToThread(self.serial) != before)
+            await self.done("GET", f"/v1/books/{book_id}")
+            told = [self.log_of(name).count("is shown the renewed certificate") for name in ORDER]
+            return bool(sum(told) == 7 and await deferToThread(self.serial) != before)
 
-        await self.until(shown)
+        await self.until(shown)  # each of four calls the MOM, which calls three
+        await self.done("GET", f"/v1/books/{book_id}")
         for name in ("mom", "users", "gateway"):
             await self.take(name, "stop")
             self.give_back(name)
