@@ -19,6 +19,7 @@ def forget(connection: Connection, message_id: str, state: MessageState | None =
         raise FailedPrecondition("the operation is not done", reason="OPERATION_NOT_DONE")
     if known.state is MessageState.DEAD:
         ledger.count(connection, known.destination, dead=-1)
+        ledger.unblock(connection, known.seq)
     ledger.settle(connection, known.destination, known.lane, known.seq)
     connection.execute(delete(messages).where(messages.c.seq == known.seq))
     return Place(known.seq, known.message_id, known.destination, known.lane)

@@ -1,5 +1,9 @@
 """The rows that sum the messages up, so that nobody has to count or search: of lanes, and of queues.
 
+A lane's head is the first of its messages that waits, or that is a dead letter which blocks. While the latter is the head
+nothing of the lane is delivered; what stands before it is. So such a letter holds up all that was kept after it, and
+nothing else, wherever it stood when it died.
+
 Whoever changes a message lets these rows tell the truth again before its transaction ends.
 """
 
@@ -13,6 +17,7 @@ from sqlalchemy import (
     delete,
     exists,
     false,
+    func,
     insert,
     select,
     update,
@@ -21,7 +26,7 @@ from sqlalchemy import (
 from bookd.errors import Unavailable
 from bookd.mom.machine import MessageState
 from bookd.mom.records import Bounds, Kept
-from bookd.mom.schema import lanes, messages, queues
+from bookd.mom.schema import blockers, lanes, messages, queues
 
 # Seconds after which it is worth while to come again to a queue that was full.
 FULL_RETRY = 5.0
@@ -42,8 +47,11 @@ _OPEN_LANE: Final = insert(lanes).from_select(
         false(),
     ).where(~exists().where(_HERE)),
 )
+_BEHIND: Final = (blockers.c.destination == bindparam("b_destination")) & (blockers.c.lane == bindparam("b_lane"))
+_BLOCKER: Final = select(func.min(blockers.c.seq)).where(_BEHIND)
+# The first that waits, and beside it the first that blocks.
 _NEXT: Final = (
-    select(messages)
+    select(messages, _BLOCKER.scalar_subquery().label("blocker"))
     .where(messages.c.destination == bindparam("b_destination"), messages.c.lane == bindparam("b_lane"), QUEUED)
     .order_by(messages.c.seq)
     .limit(1)
@@ -51,9 +59,9 @@ _NEXT: Final = (
 _ADVANCE: Final = (
     update(lanes)
     .where(_HERE, lanes.c.head_seq == bindparam("b_left"))
-    .values(head_seq=bindparam("b_seq"), ready_at=bindparam("b_ready_at"), blocked=False)
+    .values(head_seq=bindparam("b_seq"), ready_at=bindparam("b_ready_at"), blocked=bindparam("b_blocked"))
 )
-_CLOSE_LANE: Final = delete(lanes).where(_HERE, lanes.c.head_seq == bindparam("b_left"))
+_CLOSE_LANE: Final = delete(lanes).where(_HERE, lanes.c.head_seq == bindparam("b_left"), ~exists().where(_BEHIND))
 _COUNT: Final = (
     update(queues)
     .where(queues.c.destination == bindparam("b_destination"))
@@ -78,7 +86,8 @@ def open_lane(connection: Connection, destination: str, lane: str, head_seq: int
 
 
 def settle(connection: Connection, destination: str, lane: str, left: int) -> Kept | None:
-    """Let a lane's row tell the truth again after message `left` is not queued (any more); answers its new head.
+    """Let a lane's row tell the truth again after message `left` began or ceased to wait, or to block; answers its new
+    head, unless that blocks.
 
     A lane whose head is another message stays as it is: `left` stood behind it.
     """
@@ -86,10 +95,31 @@ def settle(connection: Connection, destination: str, lane: str, left: int) -> Ke
     row = connection.execute(_NEXT, here).one_or_none()
     here["b_left"] = left
     if row is None:
-        connection.execute(_CLOSE_LANE, here)
+        if connection.execute(_CLOSE_LANE, here).rowcount:
+            return None
+        blocker = connection.execute(_BLOCKER, here).scalar_one()
+        head: dict[str, Any] = {}
+    else:
+        head = dict(row._mapping)
+        blocker = head.pop("blocker")
+    if blocker is not None and (not head or blocker < head["seq"]):
+        connection.execute(_ADVANCE, here | {"b_seq": blocker, "b_ready_at": 0, "b_blocked": True})
         return None
-    moved = connection.execute(_ADVANCE, here | {"b_seq": row.seq, "b_ready_at": row.ready_at})
-    return Kept.of(row) if moved.rowcount else None
+    if not head:
+        return None
+    next_ = {"b_seq": head["seq"], "b_ready_at": head["ready_at"], "b_blocked": False}
+    moved = connection.execute(_ADVANCE, here | next_)
+    return Kept(**head) if moved.rowcount else None
+
+
+def block(connection: Connection, destination: str, lane: str, seq: int) -> None:
+    """A dead letter blocks its lane from now on; the lane is to be settled then."""
+    connection.execute(insert(blockers).values(destination=destination, lane=lane, seq=seq))
+
+
+def unblock(connection: Connection, seq: int) -> None:
+    """A dead letter, if it blocked its lane, does not do so any more; the lane is to be settled then."""
+    connection.execute(delete(blockers).where(blockers.c.seq == seq))
 
 
 def count(

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Select, exists, func, select
 from bookd.mom import ledger
 from bookd.mom.machine import MessageState
 from bookd.mom.records import Kept, Queue
-from bookd.mom.schema import lanes, messages, queues
+from bookd.mom.schema import blockers, lanes, messages, queues
 
 
 def page(
@@ -86,8 +86,8 @@ def destinations(connection: Connection) -> list[str]:
 
 
 def blocks(connection: Connection, seq: int) -> bool:
-    """Whether a dead letter blocks its lane."""
-    found = exists().where(lanes.c.head_seq == seq, lanes.c.blocked.is_(True))
+    """Whether a dead letter blocks its lane, or will once what stands before it is through."""
+    found = exists().where(blockers.c.seq == seq)
     return bool(connection.execute(select(found)).scalar_one())
 
 

@@ -2,8 +2,8 @@
 
 `messages` holds every kept message. `lanes` holds one row for each lane that has something to deliver: its first message
 and when that may be tried. So "may this call overtake nobody?" is a lookup by key, and "what can be delivered now?" reads
-one row for each lane that is ready, in the order of an index, however many messages wait behind. `queues` counts what
-waits, so that nobody has to.
+one row for each lane that is ready, in the order of an index, however many messages wait behind. `blockers` names
+the dead letters that a lane must not pass, wherever they stand in it. `queues` counts what waits, so that nobody has to.
 """
 
 from typing import Final
@@ -94,6 +94,23 @@ lanes = Table(
     Column("blocked", Boolean, nullable=False, comment="its first message is a dead letter that must not be passed"),
     Index("lanes_ready", "destination", "blocked", "ready_at", "head_seq"),
     comment="lanes that have something to deliver",
+)
+
+blockers = Table(
+    "blockers",
+    metadata,
+    Column("destination", String(255), primary_key=True, comment="full proto name of the service"),
+    Column("lane", String(255), primary_key=True, comment="ordering key"),
+    Column(
+        "seq",
+        _SEQUENCE,
+        ForeignKey("messages.seq"),
+        primary_key=True,
+        unique=True,
+        autoincrement=False,
+        comment="the dead letter; what was kept after it waits",
+    ),
+    comment="dead letters that their lanes must not pass",
 )
 
 queues = Table(

@@ -38,8 +38,8 @@ def finish(
 ) -> Kept | None:
     """Take a message out of the queue with its outcome, send the reply, and let its lane move on.
 
-    With `block_lane` the lane stays where it is. Answers the message that now heads the lane, if that one is ready.
-    Raises `IllegalTransition` when the message is not queued any more.
+    With `block_lane` what was kept after it waits: the lane moves on to what stands before it at most. Answers the message
+    that now heads the lane, if that one is ready. Raises `IllegalTransition` when the message is not queued any more.
     """
     state = after(MessageState.QUEUED, outcome.event)
     values = {
@@ -60,8 +60,7 @@ def finish(
     if reply is not None:
         store.keep(connection, reply, now)
     if block_lane:
-        connection.execute(update(lanes).where(lanes.c.head_seq == seq).values(blocked=True))
-        return None
+        ledger.block(connection, row.destination, row.lane, seq)
     head = ledger.settle(connection, row.destination, row.lane, seq)
     return None if head is None or head.ready_at > now else head
 
@@ -109,13 +108,13 @@ def revive(connection: Connection, message_id: str, expire_at: int, now: int) ->
             status=None,
         )
     )
+    ledger.unblock(connection, known.seq)
     here = (lanes.c.destination == known.destination) & (lanes.c.lane == known.lane)
     row = connection.execute(select(lanes).where(here)).one_or_none()
     if row is None:
         ledger.open_lane(connection, known.destination, known.lane, known.seq, now)
     elif row.head_seq == known.seq:
-        # It may have blocked the lane, while one that is older was put back.
         ledger.settle(connection, known.destination, known.lane, known.seq)
-    elif not row.blocked and known.seq < row.head_seq:
-        connection.execute(update(lanes).where(here).values(head_seq=known.seq, ready_at=now))
+    elif known.seq < row.head_seq:
+        connection.execute(update(lanes).where(here).values(head_seq=known.seq, ready_at=now, blocked=False))
     return Place(known.seq, known.message_id, known.destination, known.lane)

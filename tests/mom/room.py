@@ -15,7 +15,7 @@ from bookd.errors import BookdError, Cancelled, Internal, NotFound
 from bookd.mom import operations, store
 from bookd.mom.machine import Event, MessageState, Policy
 from bookd.mom.records import Draft, Kept, Outcome
-from bookd.mom.schema import lanes, messages
+from bookd.mom.schema import blockers, lanes, messages
 from bookd.storage.engine import open_engine
 from bookd.storage.migrate import upgrade
 from tests.gateway.kites import contract as contract_of
@@ -193,25 +193,33 @@ class StoreTestCase(SynchronousTestCase):
 
 
 def unsound(connection: Connection) -> list[str]:
-    """What is wrong with the lanes: each has a row exactly if something of it waits, or a dead letter blocks it; or with
-    the counts of the queues."""
+    """What is wrong with the lanes: each has a row exactly if something of it waits, or a dead letter blocks it, and the row
+    names the first of these; or with the counts of the queues."""
     first: dict[tuple[str, str], Any] = {}
     queued = select(messages).where(messages.c.state == MessageState.QUEUED).order_by(messages.c.seq)
     for row in connection.execute(queued):
         first.setdefault((row.destination, row.lane), row)
     faults = []
+    blocking: dict[tuple[str, str], int] = {}
+    for row in connection.execute(select(blockers).order_by(blockers.c.seq.desc())):
+        blocking[row.destination, row.lane] = row.seq
+        letter = connection.execute(select(messages).where(messages.c.seq == row.seq)).one()
+        if (letter.state, letter.destination, letter.lane) != (MessageState.DEAD, row.destination, row.lane):
+            faults.append(f"{letter.message_id} blocks {row.lane}, and is no dead letter of it")
     for row in connection.execute(select(lanes)):
         lane = (row.destination, row.lane)
         waiting = first.pop(lane, None)
-        if row.blocked:
-            head = connection.execute(select(messages).where(messages.c.seq == row.head_seq)).one()
-            if head.state != MessageState.DEAD:
-                faults.append(f"{lane} is blocked by {head.message_id}, which is no dead letter")
+        blocker = blocking.pop(lane, None)
+        if row.blocked != (blocker is not None and (waiting is None or blocker < waiting.seq)):
+            faults.append(f"{lane} is {'' if row.blocked else 'not '}blocked, by no right")
+        elif row.blocked:
+            if row.head_seq != blocker:
+                faults.append(f"{lane} is not blocked by its first blocker")
         elif waiting is None:
             faults.append(f"{lane} is empty")
         elif (row.head_seq, row.ready_at) != (waiting.seq, waiting.ready_at):
             faults.append(f"{lane} has not its first message")
-    faults += [f"{lane} is missing" for lane in first]
+    faults += [f"{lane} is missing" for lane in {**first, **blocking}]
     counted = (
         "SELECT destination FROM queues q WHERE (depth, bytes, dead) <> (SELECT coalesce(sum(state = 1), 0),"
         " coalesce(sum(CASE state WHEN 1 THEN length(request) END), 0), coalesce(sum(state = 4), 0)"

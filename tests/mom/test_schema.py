@@ -106,6 +106,17 @@ class SchemaTests(StoreTestCase):
         with self.assertRaises(IntegrityError), self.engine.begin() as connection:
             connection.execute(insert(schema.lanes).values({**lane, "lane": "m"}))
 
+    def test_blocker_needs_its_letter(self) -> None:
+        """Nothing blocks a lane but a message, and that one cannot be removed while it does."""
+        blocker = {"destination": "d", "lane": "l", "seq": 1}
+        with self.assertRaises(IntegrityError), self.engine.begin() as connection:
+            connection.execute(insert(schema.blockers).values(blocker))
+        self.put({**FAILED, "state": 4})
+        with self.engine.begin() as connection:
+            connection.execute(insert(schema.blockers).values(blocker))
+        with self.assertRaises(IntegrityError), self.engine.begin() as connection:
+            connection.execute(schema.messages.delete())
+
     def test_numbers_are_not_used_again(self) -> None:
         """The seq of a removed message is never another one's: page tokens and what is in flight rest on that."""
         with self.engine.begin() as connection:

@@ -96,6 +96,30 @@ class FinishTests(StoreTestCase):
         self.do(forgetting.forget, number_id(1))
         self.assertEqual(self.heads(), [number_id(2)])
 
+    def test_dead_letter_blocks_from_behind(self) -> None:
+        """One that dies behind the head of its lane, as its time is over, holds up what was kept after it and not what
+        was kept before; until it goes."""
+        seqs = [self.keep(number).seq for number in range(4)]
+        self.assertIsNone(self.do(settling.finish, seqs[1], DEAD, NOW, block_lane=True))
+        self.assertTrue(self.do(overview.blocks, seqs[1]))
+        self.assertEqual(self.heads(), [number_id(0)])
+        self.assertIsNone(self.do(settling.finish, seqs[0], done(), NOW))
+        self.assertEqual(self.heads(), [])
+        self.assertTrue(self.do(store.look, number_id(9), DESTINATION, "lane")[1])
+        self.do(forgetting.forget, number_id(1))
+        self.assertEqual(self.heads(), [number_id(2)])
+
+    def test_two_that_block(self) -> None:
+        """Each blocks for itself, the last message of a lane too: whichever goes, the other one stays."""
+        seqs = [self.keep(number).seq for number in range(2)]
+        for seq in reversed(seqs):
+            self.do(settling.finish, seq, DEAD, NOW, block_lane=True)
+        self.keep(2)
+        self.do(forgetting.forget, number_id(0))
+        self.assertEqual(self.heads(), [])
+        self.do(forgetting.forget, number_id(1))
+        self.assertEqual(self.heads(), [number_id(2)])
+
     def test_reply(self) -> None:
         """The reply is queued in the same transaction; if that fails nothing has happened."""
         kept = self.keep(1)
@@ -182,15 +206,17 @@ class ReviveTests(StoreTestCase):
         self.assertEqual(self.heads(NOW + SECOND), [number_id(0)])
 
     def test_unblocks(self) -> None:
-        """One that blocked its lane opens it; one that stands behind such a one waits."""
+        """One that blocked its lane opens it; one that stands before such a one is delivered, and nothing behind it."""
         for number in range(3):
             self.keep(number)
         self.dead(0)
         self.dead(1, block_lane=True)
         self.revive(0)
+        self.assertEqual(self.heads(NOW + SECOND), [number_id(0)])
+        self.assertIsNone(self.do(settling.finish, self.found(number_id(0)).seq, done(), NOW + SECOND))
         self.assertEqual(self.heads(NOW + SECOND), [])
         self.revive(1)
-        self.assertEqual(self.heads(NOW + SECOND), [number_id(0)])
+        self.assertEqual(self.heads(NOW + SECOND), [number_id(1)])
 
     def test_only_dead_letters(self) -> None:
         """Nothing else comes back."""

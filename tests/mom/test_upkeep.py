@@ -130,6 +130,17 @@ class UpkeepTests(StoreTestCase):
         self.assertIs(self.found(number_id(1)).state, MessageState.DEAD)
         self.assertEqual(self.heads(NOW + DAY), [])
 
+    def test_expires_behind_the_head_and_blocks(self) -> None:
+        """Where it was not the head of its lane yet, it holds up what was kept after it as well, and nothing else."""
+        first = self.keep(1)
+        self.keep(2, method=CAREFULLY, expire_at=NOW)
+        self.keep(3)
+        self.look()
+        self.assertIs(self.found(number_id(2)).state, MessageState.DEAD)
+        self.assertEqual(self.heads(NOW + DAY), [number_id(1)])
+        self.do(settling.finish, first.seq, done(), NOW)
+        self.assertEqual(self.heads(NOW + DAY), [])
+
     def test_not_what_is_delivered(self) -> None:
         """A message that is being delivered is not given up at that moment."""
         kept = self.keep(1, expire_at=NOW)

@@ -193,15 +193,17 @@ class MomServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RetryDeadLetter(self, request, context):
-        """Puts a dead letter back into its lane, in front of what was kept after it, with all its attempts and its time ahead
-        of it again. Answers with its operation.
+        """Puts a dead letter back into its lane, in front of what was kept after it, with all its attempts ahead of it again and
+        its time, though not beyond the MOM's `retry_within` since it was first kept: it may have taken effect before it died,
+        and its service does not remember that for ever. After that, FAILED_PRECONDITION, reason DEAD_LETTER_TOO_OLD; it can
+        be discarded still. Answers with its operation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RetryDeadLetters(self, request, context):
-        """Does that with all dead letters, or with all of one destination.
+        """Does that with all dead letters, or with all of one destination, leaving out those that are too old for it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
