@@ -75,7 +75,7 @@ class Queues:
         return self._queue(await self._spool.desk.read(overview.queue, destination))
 
     def _queue(self, found: records.Queue) -> mom_pb2.Queue:
-        bounds = self._spool.bounds
+        bounds, rate = self._spool.bounds, self._spool.rates.of(found.destination)
         queue = mom_pb2.Queue(
             name=QUEUES + found.destination,
             destination=found.destination,
@@ -85,6 +85,8 @@ class Queues:
             dead_letters=found.dead,
             max_depth=bounds.depth,
             max_bytes=bounds.bytes,
+            kept_per_second=rate.kept,
+            finished_per_second=rate.finished,
         )
         if found.destination in self._destinations:
             queue.breaker = int(self._destinations[found.destination].breaker.state)  # type: ignore[assignment]

@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 from bookd.mom import forgetting, ledger, overview, records, settling, store
 from bookd.mom.lanes import Lane
 from bookd.mom.machine import Event, MessageState
+from bookd.mom.rates import Rates
 from bookd.mom.records import Bounds, Draft, Kept, Outcome, Place
 
 UNBOUNDED = Bounds(2**62, 2**62)
@@ -46,6 +47,7 @@ class Spool:
         self.desk = desk
         self.now = now
         self.bounds = bounds
+        self.rates = Rates(now)
         self._paused = set(paused)
         self._longest_pause = longest_pause
         # Messages that are being delivered; whoever delivers one notes it here.
@@ -106,6 +108,7 @@ class Spool:
             kept, is_new = result
             if is_new:
                 self._more += 1
+                self.rates.kept(draft.destination)
                 self.arrived(draft.destination)
             return kept
 
@@ -120,6 +123,8 @@ class Spool:
             destinations = [] if isinstance(result, Failure) else result.destinations
             self._pending -= most
             self._more += len(destinations)
+            for destination in destinations:
+                self.rates.kept(destination)
             for destination in set(destinations):
                 self.arrived(destination)
             return result
@@ -179,9 +184,11 @@ class Spool:
         following: Kept | None = await self.desk.write(
             settling.finish, place.seq, outcome, self.now(), block_lane=block_lane, reply=reply
         ).addBoth(written)
+        self.rates.finished(place.destination)
         for waiter in self._waiters.pop(place.message_id, []):
             waiter.callback(None)
         if reply is not None:
+            self.rates.kept(reply.destination)
             self.arrived(reply.destination)
         return following
 
@@ -228,6 +235,7 @@ class Spool:
     async def revive(self, message_id: str, expire_at: int) -> None:
         """Put a dead letter back into its lane. Raises as `settling.revive` does."""
         place: Place = await self.desk.write(settling.revive, message_id, expire_at, self.now())
+        self.rates.kept(place.destination)
         self.arrived(place.destination)
 
     # Waiting and removing.

@@ -17,6 +17,7 @@ from bookd.errors import (
     Unauthenticated,
     Unavailable,
 )
+from bookd.mom.rates import WINDOW
 from bookd.wire.mom.v1 import mom_pb2
 from bookd.wire.mom.v1.message_pb2 import Deferred as Told
 from bookd.wire.mom.v1.mom_pb2_grpc import MomServiceStub
@@ -67,12 +68,15 @@ class QueuesTests(OperatorsTestCase):
         self.assertEqual((found.max_depth, found.max_bytes), (5, 1000))
         self.assertEqual(found.breaker, mom_pb2.BREAKER_STATE_OPEN)
         self.assertTrue(found.HasField("oldest_at"))
+        self.assertEqual((found.kept_per_second, found.finished_per_second), (3 / WINDOW, 0.0))
         self.assertEqual(await self.queue(), found)
         await self.reopen_post()
         await self.until(lambda: len(self.post.texts) == 3)
         while (await self.queue()).depth:
             await self.pause(0.01)
-        self.assertEqual((await self.queue()).breaker, mom_pb2.BREAKER_STATE_CLOSED)
+        found = await self.queue()
+        self.assertEqual(found.breaker, mom_pb2.BREAKER_STATE_CLOSED)
+        self.assertEqual((found.kept_per_second, found.finished_per_second), (3 / WINDOW, 3 / WINDOW))
 
     async def test_full(self) -> None:
         """A queue that is full refuses calls, with a time to come again and without a promise; ids that it has are

@@ -8,15 +8,14 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine
 from twisted.internet.defer import CancelledError, Deferred
 
-from bookd.errors import Cancelled, FailedPrecondition, InvalidArgument, NotFound
+from bookd.errors import FailedPrecondition, InvalidArgument, NotFound
 from bookd.mom import overview, settling, store
 from bookd.mom import spool as module
-from bookd.mom.machine import Event, IllegalTransition, MessageState
+from bookd.mom.machine import IllegalTransition, MessageState
+from bookd.mom.rates import WINDOW
 from bookd.mom.spool import Spool
 from bookd.testing.desk import ImmediateDesk
-from tests.mom.room import DAY, DESTINATION, NOW, OTHER, StoreTestCase, done, draft, ended, number_id
-
-CANCELLED = ended(Event.CANCELLED, Cancelled("cancelled"))
+from tests.mom.room import CANCELLED, DAY, DEAD, DESTINATION, NOW, OTHER, StoreTestCase, done, draft, number_id
 
 
 class HeldDesk(ImmediateDesk):
@@ -182,6 +181,26 @@ class TellingTests(SpoolTestCase):
         self.begin(self.spool.finish(self.keep(1), done(), reply=draft(2, destination=OTHER)))
         self.all()
         self.assertEqual(self.arrivals, [OTHER])
+
+    def test_rates(self) -> None:
+        """What comes into a queue and what leaves it is counted once it is on disk: calls, replies, what is put back."""
+        self.spool.keep(draft(1))
+        self.assertEqual(self.rate(), (0, 0))
+        self.all()
+        self.spool.keep(draft(1))
+        self.all()
+        self.assertEqual(self.rate(), (1, 0))
+        self.begin(self.spool.finish(self.found(number_id(1)), DEAD, reply=draft(2, destination=OTHER)))
+        self.all()
+        self.assertEqual((self.rate(), self.rate(OTHER)), ((1, 1), (1, 0)))
+        self.begin(self.spool.revive(number_id(1), NOW + DAY))
+        self.all()
+        self.assertEqual(self.rate(), (2, 1))
+
+    def rate(self, destination: str = DESTINATION) -> tuple[int, int]:
+        """How many came and went in the last minute."""
+        rate = self.spool.rates.of(destination)
+        return round(rate.kept * WINDOW), round(rate.finished * WINDOW)
 
     def test_keeping(self) -> None:
         """A lane is being written to until the last of its writes is done, well or not."""

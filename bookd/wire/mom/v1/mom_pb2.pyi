@@ -49,7 +49,7 @@ class ListOperationsResponse(_message.Message):
     def __init__(self, operations: _Optional[_Iterable[_Union[_operations_pb2.Operation, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., total_size: _Optional[int] = ...) -> None: ...
 
 class Queue(_message.Message):
-    __slots__ = ("destination", "breaker", "depth", "lanes", "dead_letters", "oldest_at", "name", "bytes", "max_depth", "max_bytes", "paused_at")
+    __slots__ = ("destination", "breaker", "depth", "lanes", "dead_letters", "oldest_at", "name", "bytes", "max_depth", "max_bytes", "paused_at", "kept_per_second", "finished_per_second")
     DESTINATION_FIELD_NUMBER: _ClassVar[int]
     BREAKER_FIELD_NUMBER: _ClassVar[int]
     DEPTH_FIELD_NUMBER: _ClassVar[int]
@@ -61,6 +61,8 @@ class Queue(_message.Message):
     MAX_DEPTH_FIELD_NUMBER: _ClassVar[int]
     MAX_BYTES_FIELD_NUMBER: _ClassVar[int]
     PAUSED_AT_FIELD_NUMBER: _ClassVar[int]
+    KEPT_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
     destination: str
     breaker: BreakerState
     depth: int
@@ -72,7 +74,9 @@ class Queue(_message.Message):
     max_depth: int
     max_bytes: int
     paused_at: _timestamp_pb2.Timestamp
-    def __init__(self, destination: _Optional[str] = ..., breaker: _Optional[_Union[BreakerState, str]] = ..., depth: _Optional[int] = ..., lanes: _Optional[int] = ..., dead_letters: _Optional[int] = ..., oldest_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., name: _Optional[str] = ..., bytes: _Optional[int] = ..., max_depth: _Optional[int] = ..., max_bytes: _Optional[int] = ..., paused_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    kept_per_second: float
+    finished_per_second: float
+    def __init__(self, destination: _Optional[str] = ..., breaker: _Optional[_Union[BreakerState, str]] = ..., depth: _Optional[int] = ..., lanes: _Optional[int] = ..., dead_letters: _Optional[int] = ..., oldest_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., name: _Optional[str] = ..., bytes: _Optional[int] = ..., max_depth: _Optional[int] = ..., max_bytes: _Optional[int] = ..., paused_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., kept_per_second: _Optional[float] = ..., finished_per_second: _Optional[float] = ...) -> None: ...
 
 class ListQueuesRequest(_message.Message):
     __slots__ = ()
