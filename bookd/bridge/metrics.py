@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from attrs import frozen
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
@@ -73,6 +73,7 @@ class Metrics:
     log = Logger()
 
     def __init__(self, daemon: str) -> None:
+        disable_created_metrics()  # a series more for each, of which process_start_time_seconds tells enough
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.gauge("bookd_daemon", "Which daemon this is.", ("daemon",)).labels(daemon).set(1)

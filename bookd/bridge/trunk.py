@@ -158,7 +158,7 @@ class Trunk:
                 code = await self._carry()
             except asyncio.CancelledError:
                 if self._closed:
-                    raise
+                    return  # an exception would keep the stream, and so the connection, until garbage is collected
                 code = grpc.StatusCode.CANCELLED  # it was the stream that was cancelled, by the channel beneath
             self._fail_all(
                 Unavailable(f"the connection to {self._peer} broke", reason="CONNECTION_LOST", retry_after=1.0)

@@ -1,5 +1,6 @@
 """A certificate of a client that is renewed while it calls."""
 
+import gc
 import os
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ from cryptography import x509
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
-from twisted.trial.unittest import TestCase
+from twisted.trial.unittest import SkipTest, TestCase
 
 from bookd import pki
 from bookd.bridge import succession, tls
@@ -130,6 +131,27 @@ class SuccessionTests(TestCase):
                 await self.until(lambda channel=channel: channel.has_trunk)
             await self.ask(channel)
             await channel.stopService()
+
+    def connections(self) -> int:
+        """How many connections the server has."""
+        listed = [Path(f"/proc/net/{kind}").read_text().splitlines()[1:] for kind in ("tcp", "tcp6")]
+        rows = [line.split() for lines in listed for line in lines]
+        return sum(row[1].endswith(f":{self.server.port:04X}") and row[3] == "01" for row in rows)
+
+    async def test_one_connection(self) -> None:
+        """However often it is renewed, one connection is left, and garbage need not be collected for that."""
+        if not Path("/proc/net/tcp6").exists():
+            raise SkipTest("the connections are not listed here")
+        gc.disable()
+        self.addCleanup(gc.enable)
+        for trunk in (True, False):
+            channel = self.channel(trunk=trunk)
+            await self.ask(channel)
+            for _ in range(3):
+                await self.shown(channel, self.renew("mom"))
+            await self.until(lambda: self.connections() == 1)
+            await channel.stopService()
+            await self.until(lambda: self.connections() == 0)
 
     async def test_under_way(self) -> None:
         """Calls and streams that are under way when the certificate is renewed go on over the old connection, and end as
