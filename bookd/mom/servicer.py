@@ -9,6 +9,7 @@ from typing import Any
 
 from google.longrunning import operations_pb2
 from google.protobuf.empty_pb2 import Empty
+from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 
 from bookd.bridge.context import Context
@@ -79,7 +80,7 @@ class MomServicer:
     async def WaitOperation(
         self, request: operations_pb2.WaitOperationRequest, context: Context
     ) -> operations_pb2.Operation:
-        """The operation once it is done, or as it is when the time is over."""
+        """The operation once it is done, or as it is when the time is over or the MOM stops."""
         kept = await self._find(request.name, context)
         if kept.state is MessageState.QUEUED:
             finished = self._spool.finished(kept.message_id)
@@ -156,6 +157,19 @@ def _fitting(found: list[Kept]) -> list[Kept]:
             break
         fitting.append(kept)
     return fitting
+
+
+class Waiting(Service):
+    """Those who wait for operations. They are answered when this stops, which is before the server does: a wait would
+    hold up its draining, and the client can wait on with whoever serves next."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+
+    def stopService(self) -> None:
+        """Let all go that wait."""
+        super().stopService()
+        self._spool.leave()
 
 
 class OperationsServicer:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.python.failure import Failure
 
 from bookd.mom import forgetting, ledger, overview, records, settling, store
@@ -59,6 +59,7 @@ class Spool:
         self._pending = 0
         self._keeping: Counter[Lane] = Counter()
         self._waiters: dict[str, list[Deferred[None]]] = {}
+        self._is_leaving = False
         self._arrivals: dict[str, Callable[[], Any]] = {}
         self._withdrawing: set[int] = set()
         self._withdrawn: set[int] = set()
@@ -241,7 +242,10 @@ class Spool:
     # Waiting and removing.
 
     def finished(self, message_id: str) -> Deferred[None]:
-        """Fires when the message leaves the queue; cancellable. Look at it afterwards, not before."""
+        """Fires when the message leaves the queue, or nobody is to wait any more; cancellable. Look at it afterwards, not
+        before."""
+        if self._is_leaving:
+            return succeed(None)
 
         def give_up(waiter: Deferred[None]) -> None:
             waiters = self._waiters.get(message_id, [])
@@ -253,6 +257,14 @@ class Spool:
         waiter: Deferred[None] = Deferred(give_up)
         self._waiters.setdefault(message_id, []).append(waiter)
         return waiter
+
+    def leave(self) -> None:
+        """Nobody waits any more, nor will: the MOM stops."""
+        self._is_leaving = True
+        waiters, self._waiters = self._waiters, {}
+        for each in waiters.values():
+            for waiter in each:
+                waiter.callback(None)
 
     async def forget(self, message_id: str, state: MessageState | None = None) -> None:
         """Remove a finished message. Raises as `forgetting.forget` does."""

@@ -34,7 +34,7 @@ from bookd.mom.lanes import Lanes
 from bookd.mom.machine import MICROSECONDS, Policy
 from bookd.mom.records import Bounds
 from bookd.mom.router import Router
-from bookd.mom.servicer import MomServicer, OperationsServicer
+from bookd.mom.servicer import MomServicer, OperationsServicer, Waiting
 from bookd.mom.spool import Spool
 from bookd.mom.upkeep import Retention, Upkeep
 from bookd.mom.watch import Watch
@@ -132,9 +132,10 @@ def assembled(
     events: Any = EventServicer(running, broker, spool)
     add_EventServiceServicer_to_server(events, server)
     upkeep = Upkeep(running, spool, contract, policy, _retention(table))
-    # The broker above the server: it stops first, and with it the streams that would never end by themselves.
+    # Above the server what would hold up its draining: streams that never end by themselves, and those who wait.
+    patient = _together([broker, Waiting(spool)])
     return daemon.daemon(
-        NAME, vitals, desk, upkeep, _together(channels), _together(watches), _together(couriers), server, broker
+        NAME, vitals, desk, upkeep, _together(channels), _together(watches), _together(couriers), server, patient
     )
 
 

@@ -26,6 +26,7 @@ from bookd.contract.status import detail
 from bookd.errors import BookdError, Unavailable
 from bookd.mom import tap
 from bookd.mom.destination import Destination
+from bookd.mom.spool import Spool
 from bookd.storage.engine import open_engine
 from bookd.storage.migrate import upgrade
 from bookd.wire.mom.v1 import message_pb2
@@ -178,6 +179,12 @@ class RunningTestCase(TestCase):
         server = Server("127.0.0.1", 0, contract=post(), grace=self.table.grpc.grace)
         channels = [Channel(each.peer.addresses, grace=tap.GRACE) for each in self.table.destinations]
         destinations: dict[str, Destination] = {}
+
+        def spooled(*arguments: Any) -> Spool:
+            self.spool = Spool(*arguments)
+            return self.spool
+
+        self.patch(tap, "Spool", spooled)
         self.patch(tap, "Destination", lambda name, *rest: destinations.setdefault(name, Destination(name, *rest)))
         self.metrics = Metrics("bookd-mom")
         vitals = Vitals(reactor, None, self.metrics)

@@ -269,6 +269,22 @@ class RestartTests(DurabilityTestCase):
             else:
                 self.assertIsInstance(each, BookdError)
 
+    async def test_waits_do_not_hold_it_up(self) -> None:
+        """Who waits for an operation is answered when the MOM stops, and does not use up its grace."""
+        await self.close_post()
+        operation = await self.kept(self.call("kept", "x"))
+        waiting = [Deferred.fromCoroutine(self.wait(operation, 30)) for _ in range(3)]
+        await self.until(lambda: len(self.spool_waiters()) == 3)
+        began = perf_counter()
+        await self.mom.stopService()
+        self.assertLess(perf_counter() - began, self.table.grpc.grace / 2)
+        for each in await gatherResults(waiting):
+            self.assertFalse(each.done)
+
+    def spool_waiters(self) -> list[Any]:
+        """Those who wait for operations."""
+        return [waiter for each in self.spool._waiters.values() for waiter in each]
+
     async def follow(self) -> None:
         """A stream without end."""
         async for _ in self.client.unary_stream("/post.v1.PostService/Follow")(b"", timeout=30):

@@ -14,7 +14,7 @@ from bookd.errors import Code, FailedPrecondition, Internal, InvalidArgument, No
 from bookd.mom import records, settling, store
 from bookd.mom.machine import Event, MessageState
 from bookd.mom.records import Kept
-from bookd.mom.servicer import SET_ASIDE, MomServicer, OperationsServicer
+from bookd.mom.servicer import SET_ASIDE, MomServicer, OperationsServicer, Waiting
 from bookd.mom.spool import Spool
 from bookd.testing.desk import ImmediateDesk
 from bookd.wire.mom.v1 import message_pb2, mom_pb2
@@ -297,6 +297,17 @@ class WaitTests(ServicerTestCase):
         waiting = self.wait(1)
         waiting.addErrback(lambda failure: None)
         waiting.cancel()
+
+    def test_stop(self) -> None:
+        """When the MOM stops all who wait are answered at once, as it is; and who comes then does not wait."""
+        self.keep(1)
+        self.keep(2)
+        ends = Waiting(self.spool)
+        ends.startService()
+        waiting = [self.wait(1), self.wait(1), self.wait(2)]
+        ends.stopService()
+        for each in [*waiting, self.wait(2)]:
+            self.assertFalse(self.successResultOf(each).done)
 
 
 class CancelTests(ServicerTestCase):

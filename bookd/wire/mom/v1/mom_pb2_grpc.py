@@ -128,7 +128,8 @@ class MomServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WaitOperation(self, request, context):
-        """Waits until the operation is done, or as long as asked, and answers with its state then.
+        """Waits until the operation is done, or as long as asked, and answers with its state then. A MOM that stops answers at
+        once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
