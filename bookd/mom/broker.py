@@ -72,13 +72,14 @@ class Broker(Service):
     # Publishing.
 
     def publish(self, events: Sequence[Event]) -> Deferred[Published]:
-        """Write events that `check` has let pass; fires once they are on disk."""
+        """Write events that `check` has let pass; fires once they are on disk. Fails with `Unavailable`, reason QUEUE_FULL,
+        and nothing written, when the queue of a subscriber is full."""
         facts = [
             Fact(event.source, event.id, event.type, event.subject, event.SerializeToString(deterministic=True))
             for event in events
         ]
         most = sum(each.type in one.types for each in facts for one in self._subscribers)
-        publishing = self._spool.fan_out(most, journal.publish, facts, self._messages)
+        publishing = self._spool.fan_out(most, journal.publish, facts, self._messages, self._spool.bounds)
 
         def published(result: Published) -> Published:
             self._newest = max(self._newest, *result.seqs)

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from bookd.errors import NotFound, OutOfRange
 from bookd.mom import store
-from bookd.mom.records import Draft
+from bookd.mom.records import Bounds, Draft
 from bookd.mom.schema import events, subscriptions
 
 
@@ -71,9 +71,17 @@ class Standing:
 
 
 def publish(
-    connection: Connection, facts: Sequence[Fact], messages: Callable[[Fact, int], Sequence[Draft]], now: int
+    connection: Connection,
+    facts: Sequence[Fact],
+    messages: Callable[[Fact, int], Sequence[Draft]],
+    most: Bounds | None,
+    now: int,
 ) -> Published:
-    """Add the events that are not there yet, and keep for each the messages that `messages(fact, seq)` answers."""
+    """Add the events that are not there yet, and keep for each the messages that `messages(fact, seq)` answers.
+
+    Raises `Unavailable`, reason QUEUE_FULL, when a queue that gets one of them holds `most` already. The first message into each
+    queue decides: what has begun to fit goes in as a whole, so that no batch is too large for ever.
+    """
     published = Published([], [])
     for fact in facts:
         known = connection.execute(
@@ -96,7 +104,7 @@ def publish(
         ).scalar_one()
         published.seqs.append(seq)
         for draft in messages(fact, seq):
-            store.keep(connection, draft, now)
+            store.keep(connection, draft, now, None if draft.destination in published.destinations else most)
             published.destinations.append(draft.destination)
     return published
 

@@ -14,10 +14,11 @@ from bookd.bridge.channel import Channel
 from bookd.bridge.server import Server
 from bookd.contract.descriptors import load, shipped
 from bookd.errors import Aborted, BookdError, InvalidArgument, NotFound, OutOfRange, PermissionDenied, Unavailable
-from bookd.mom import journal, overview
+from bookd.mom import journal, ledger, overview
 from bookd.mom.broker import Broker
 from bookd.mom.event_servicer import EventServicer
 from bookd.mom.machine import Policy
+from bookd.mom.records import Bounds
 from bookd.mom.schema import metadata
 from bookd.mom.spool import Spool
 from bookd.storage.engine import open_engine
@@ -29,6 +30,7 @@ from bookd.wire.mom.v1.events_pb2_grpc import EventServiceStub, add_EventService
 from bookd.wire.orders.v1.orders_pb2 import TakeUserDeletedRequest
 from bookd.wire.policy.v1.policy_pb2 import Principal
 from bookd.wire.users.v1.events_pb2 import UserDeleted
+from tests.mom.room import done
 
 NOW = 1_700_000_000_000_000
 CONTRACT = load([shipped()])
@@ -107,7 +109,7 @@ class EventsTestCase(TestCase):
 
     async def start(self) -> None:
         """Start, or start again over the same database."""
-        spool = Spool(self.desk, lambda: self.time)
+        spool = self.spool = Spool(self.desk, lambda: self.time)
         self.arrived: list[str] = []
         for name in CONTRACT.services():
             spool.on_arrival(name, lambda name=name: self.arrived.append(name))
@@ -187,6 +189,22 @@ class PublishTests(EventsTestCase):
                 await self.publish(*(event(str(each)) for each in range(number)))
         with self.engine.connect() as connection:
             self.assertEqual(journal.bounds(connection), (1, 0))
+
+    async def test_full(self) -> None:
+        """While the queue of a subscriber is full its events are refused, with a time to come again; the publisher comes
+        again, and once there is room they are taken. Events that it does not get go on."""
+        self.spool.bounds = Bounds(1, 1000)
+        await self.publish(event("1", UserDeleted(user_id="u1")))
+        with self.assertRaises(Unavailable) as caught:
+            await self.publish(event("2", UserDeleted(user_id="u2")))
+        self.assertEqual((caught.exception.reason, caught.exception.retry_after), ("QUEUE_FULL", ledger.FULL_RETRY))
+        await self.publish(event("3"))
+        with self.engine.connect() as connection:
+            (kept,) = overview.page(connection, None, None, None, 10)[0]
+        await self.spool.finish(kept, done())
+        await self.publish(event("2", UserDeleted(user_id="u2")))
+        with self.engine.connect() as connection:
+            self.assertEqual(overview.queue(connection, kept.destination).depth, 1)
 
     async def test_push(self) -> None:
         """An rpc that subscribes gets each event as one message, in the lane of the subject, with the event inside."""

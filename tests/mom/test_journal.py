@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from bookd.errors import NotFound, OutOfRange
+from bookd.errors import NotFound, OutOfRange, Unavailable
 from bookd.mom import journal, overview
 from bookd.mom.journal import Fact, Filter
-from bookd.mom.records import Draft
+from bookd.mom.records import Bounds, Draft
 from bookd.mom.schema import metadata
 from bookd.storage.engine import open_engine
 
@@ -44,7 +44,7 @@ class JournalTests(SynchronousTestCase):
 
     def publish(self, *facts: Fact, messages: Any = nobody, now: int = NOW) -> list[int]:
         """Publish; answer the places."""
-        return journal.publish(self.connection, facts, messages, now).seqs
+        return journal.publish(self.connection, facts, messages, None, now).seqs
 
     def subscribe(self, name: str = "n", *, from_oldest: bool = False, now: int = NOW, **wanted: Any) -> Any:
         """Subscribe as peer p."""
@@ -69,13 +69,35 @@ class JournalTests(SynchronousTestCase):
             sent.append(seq)
             return [draft(f"0190a0b0-0000-7000-8000-{seq:012}", seq)]
 
-        first = journal.publish(self.connection, [fact(1), fact(1), fact(2)], one, NOW)
+        first = journal.publish(self.connection, [fact(1), fact(1), fact(2)], one, None, NOW)
         self.assertEqual((first.seqs, first.destinations), ([1, 1, 2], ["d", "d"]))
-        again = journal.publish(self.connection, [fact(2), fact(3)], one, NOW)
+        again = journal.publish(self.connection, [fact(2), fact(3)], one, None, NOW)
         self.assertEqual((again.seqs, again.destinations), ([2, 3], ["d"]))
         self.assertEqual(overview.count(self.connection), 3)
         # The same id at another source is another event.
         self.assertEqual(self.publish(Fact("there", "1", "t.Kind", "s", b"")), [4])
+
+    def test_full(self) -> None:
+        """A queue that is full refuses events that would go into it, and all that come with them; one that has room for
+        the first of a batch takes the whole batch; and what needs no message is taken still."""
+
+        def one(fact: Fact, seq: int) -> list[Draft]:
+            made = draft(f"0190a0b0-0000-7000-8000-{seq:012}", seq)
+            return [] if fact.type == "t.Other" else [made]
+
+        most = Bounds(3, 1000)
+        journal.publish(self.connection, [fact(1)], one, most, NOW)
+        journal.publish(self.connection, [fact(number) for number in range(2, 8)], one, most, NOW)
+        self.assertEqual(overview.count(self.connection), 7)
+        savepoint = self.connection.begin_nested()
+        with self.assertRaises(Unavailable) as caught:
+            journal.publish(self.connection, [Fact("there", "1", "t.Other", "s", b""), fact(8)], one, most, NOW)
+        savepoint.rollback()
+        self.assertEqual(caught.exception.reason, "QUEUE_FULL")
+        self.assertEqual(journal.bounds(self.connection), (1, 7))
+        # An event that is there already, and one that nobody gets.
+        found = journal.publish(self.connection, [fact(7), Fact("there", "1", "t.Other", "s", b"")], one, most, NOW)
+        self.assertEqual(found.seqs, [7, 8])
 
     def test_filter(self) -> None:
         """Types and subject narrow a page; `upto` says how far it looked."""

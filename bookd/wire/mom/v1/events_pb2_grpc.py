@@ -77,7 +77,8 @@ class EventServiceServicer:
 
     def Publish(self, request, context):
         """Takes events in the order given, all or none. An event that was published before is left out, so that publishing
-        may be repeated.
+        may be repeated. While the queue of a service that gets one of them is full, all are refused: UNAVAILABLE, reason
+        QUEUE_FULL, with a time to come again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
