@@ -2,6 +2,10 @@
 
 Each call of a frame is begun as it would be by itself: its peer is known, its principal is read and judged, its method
 runs. Answers go back as they come; those that come while a frame is being written share the next one.
+
+What a client sends is bounded, whoever it is: how large a frame is, how many calls are in it, how many are under way, how
+large the metadata of one is. While a client does not take its answers, its frames wait. A client that breaks the
+protocol loses its trunk, and what is under way on it.
 """
 
 import asyncio
@@ -12,19 +16,27 @@ from typing import Any, Protocol
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 from google.rpc import status_pb2
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from bookd.bridge.context import Context
 from bookd.bridge.metrics import OTHER
-from bookd.bridge.trunk import CARRY, Writer
+from bookd.bridge.trunk import CARRY, FULL, LEAST, Writer
 from bookd.contract.status import to_status
-from bookd.errors import BookdError, Cancelled, ResourceExhausted, Unavailable, Unimplemented
+from bookd.errors import BookdError, Cancelled, InvalidArgument, ResourceExhausted, Unavailable, Unimplemented
 from bookd.wire.bridge.v1.trunk_pb2 import Call, Frame
 
 # Calls that one client may have under way on its trunk; while there are so many, its frames wait.
 MOST = 2000
+# Bytes of a frame that is read, which is more than a client of ours fills; calls, or cancellations, in one.
+LONGEST = 2 * FULL
+MANY = FULL // LEAST
+# Bytes of one call's metadata, as gRPC itself has it.
+METADATA = 16 * 1024
+# Calls that are begun before others have their turn.
+_AT_ONCE = 50
 
 
 class Unary(Protocol):
@@ -70,7 +82,9 @@ class Exchange(grpc.GenericRpcHandler):
     def __init__(self, server: Calls) -> None:
         self._server = server
         self._lines: set[_Line] = set()
-        self._handler = grpc.stream_stream_rpc_method_handler(self._carry, Frame.FromString, Frame.SerializeToString)
+        self._handler: grpc.RpcMethodHandler = grpc.stream_stream_rpc_method_handler(
+            self._carry, None, Frame.SerializeToString
+        )
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
         """The handler of the trunk."""
@@ -91,6 +105,8 @@ class Exchange(grpc.GenericRpcHandler):
         self._lines.add(line)
         try:
             await line.carry()
+        except InvalidArgument as error:
+            await self._server.abort(grpc_context, CARRY, error, perf_counter())
         finally:
             self._lines.discard(line)
             line.hang_up()
@@ -109,13 +125,16 @@ class _Line:
         self._closing = asyncio.Event()
 
     async def carry(self) -> None:
-        """Serve until the client ends the stream, or until the last call after `close`."""
+        """Serve until the client ends the stream, or until the last call after `close`. Raises `InvalidArgument` when the
+        client breaks the protocol."""
         await self._grpc.write(Frame())
         closing = asyncio.ensure_future(self._closing.wait())
         reading = asyncio.ensure_future(self._read())
         reading.add_done_callback(lambda task: task.cancelled() or task.exception())  # the stream broke
         try:
             await asyncio.wait([closing, reading], return_when=asyncio.FIRST_COMPLETED)
+            if reading.done() and isinstance(broken := reading.exception(), InvalidArgument):
+                raise broken
             while self._calls:
                 self._fewer.clear()
                 await self._fewer.wait()
@@ -136,16 +155,26 @@ class _Line:
             deferred.cancel()
 
     async def _read(self) -> None:
-        while (frame := await self._grpc.read()) is not grpc.aio.EOF:
+        while (packed := await self._grpc.read()) is not grpc.aio.EOF:
+            frame = _frame(packed)
             for number in frame.cancelled:
                 deferred = self._calls.get(number)
                 if deferred is not None:
                     deferred.cancel()
-            for call in frame.calls:
+            for count, call in enumerate(frame.calls, 1):
+                if call.id in self._calls:
+                    raise InvalidArgument(f"the id {call.id} is that of a call under way", reason="BROKEN_FRAME")
                 self._begin(call)
-            while len(self._calls) >= MOST:
-                self._fewer.clear()
-                await self._fewer.wait()
+                if not count % _AT_ONCE:
+                    await asyncio.sleep(0)
+                    await self._room()
+            await self._room()
+
+    async def _room(self) -> None:
+        while len(self._calls) >= MOST:
+            self._fewer.clear()
+            await self._fewer.wait()
+        await self._writer.catch_up()
 
     def _begin(self, call: Call) -> None:
         began, number, path = perf_counter(), call.id, call.path
@@ -156,6 +185,8 @@ class _Line:
                 raise Unimplemented(f"{path} is not served here")
             if self._closing.is_set():
                 raise Unavailable("the server is stopping", reason="STOPPING", retry_after=1.0)
+            if sum(len(entry.key) + len(entry.value) for entry in call.metadata) > METADATA:
+                raise ResourceExhausted(f"the metadata is larger than {METADATA:,} bytes")
             invocation: dict[str, str | bytes] = {}
             for entry in call.metadata:
                 key, value = entry.key, entry.value
@@ -202,6 +233,18 @@ class _Line:
         told: status_pb2.Status = to_status(why)
         self._writer.frame(told.ByteSize()).answers.add(id=number).status.CopyFrom(told)
         self._server.ended(path, why.code.name, began)
+
+
+def _frame(packed: bytes) -> Frame:
+    if len(packed) > LONGEST:
+        raise InvalidArgument(f"the frame has {len(packed):,} bytes, more than {LONGEST:,}", reason="BROKEN_FRAME")
+    try:
+        frame: Frame = Frame.FromString(packed)
+    except DecodeError:
+        raise InvalidArgument("this is no frame", reason="BROKEN_FRAME") from None
+    if max(len(frame.calls), len(frame.cancelled)) > MANY:
+        raise InvalidArgument(f"the frame has more than {MANY:,} calls", reason="BROKEN_FRAME")
+    return frame
 
 
 class _Timing:

@@ -10,6 +10,7 @@ large that others would wait behind it.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,8 +28,14 @@ from bookd.wire.bridge.v1.trunk_pb2 import Answer, Call, Frame
 CARRY = "/bookd.bridge.v1.TrunkService/Carry"
 # Requests of more bytes go by themselves.
 LARGEST = 64 * 1024
-# A frame is closed once it has so many bytes.
+# A frame is closed once it has so many bytes; each call, answer or cancellation counts as no less than so many.
 FULL = 256 * 1024
+LEAST = 64
+# Bytes that may wait to be written: while there are more, calls go by themselves. Those end with their deadlines, however
+# long the peer takes nothing.
+BEHIND = 4 * 1024 * 1024
+# Bytes that a call needs beside its path, its request and its metadata.
+_AROUND_CALL = 40
 # Bytes that a frame needs beside the one response that it holds.
 OVERHEAD = 1024
 # Seconds before the trunk is tried again after it broke, and after a peer that is there refused it.
@@ -52,8 +59,10 @@ class Writer:
 
     def __init__(self, write: Any) -> None:
         self._write = write
-        self._frames: list[Frame] = []
-        self._size = 0
+        self._frames: deque[tuple[Frame, int]] = deque()
+        # Bytes that are not written yet.
+        self.behind = 0
+        self._less: list[asyncio.Future[None]] = []
         self._loop = loop()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
@@ -62,33 +71,55 @@ class Writer:
         """The frame that the next `size` bytes belong into. It is written from the next turn of the loop on."""
         if self._closed:
             return Frame()  # which nobody will read
-        if not self._frames or self._size + size > FULL:
-            self._frames.append(Frame())
-            self._size = 0
-        self._size += size
+        size = max(size, LEAST)
+        frame, before = self._frames.pop() if self._frames else (Frame(), 0)
+        if before and before + size > FULL:
+            self._frames.append((frame, before))
+            frame, before = Frame(), 0
+        self._frames.append((frame, before + size))
+        self.behind += size
         if self._task is None:
             self._task = self._loop.create_task(self._run())
-        return self._frames[-1]
+        return frame
 
     async def idle(self) -> None:
         """Wait until all is written."""
         while self._task is not None:
             await asyncio.wait([self._task])
 
+    async def catch_up(self) -> None:
+        """Wait until not too much waits to be written any more."""
+        while self.behind > BEHIND and not self._closed:
+            less: asyncio.Future[None] = self._loop.create_future()
+            self._less.append(less)
+            await less
+
     def close(self) -> None:
         """Write nothing more."""
-        self._closed = True
-        self._frames.clear()
+        self._end()
         if self._task is not None:
             self._task.cancel()
+
+    def _end(self) -> None:
+        self._closed = True
+        self._frames.clear()
+        self._told()
+
+    def _told(self) -> None:
+        less, self._less = self._less, []
+        for each in less:
+            if not each.done():
+                each.set_result(None)
 
     async def _run(self) -> None:
         try:
             while self._frames:
-                await self._write(self._frames.pop(0))
+                frame, size = self._frames.popleft()
+                await self._write(frame)
+                self.behind -= size
+                self._told()
         except Exception:
-            self._closed = True  # the stream has ended, which whoever reads it is told
-            self._frames.clear()
+            self._end()  # the stream has ended, which whoever reads it is told
         finally:
             self._task = None
 
@@ -111,7 +142,7 @@ class Trunk:
     @property
     def open(self) -> bool:
         """Whether calls can be put on it."""
-        return self._writer is not None
+        return self._writer is not None and self._writer.behind <= BEHIND
 
     def call(
         self, path: str, request: bytes, timeout: float | None, metadata: Sequence[tuple[str, str | bytes]]
@@ -130,8 +161,8 @@ class Trunk:
             milliseconds = min(max(round(timeout * 1000), 1), _LONGEST_TIMEOUT)
             waiting.timer = self._loop.call_later(timeout, self._time_out, number)
         self._waiting[number] = waiting
-        calls = self._writer.frame(len(request)).calls
-        call: Call = calls.add(id=number, path=path, request=request, timeout_ms=milliseconds)
+        size = len(path) + len(request) + sum(len(key) + len(value) for key, value in metadata) + _AROUND_CALL
+        call: Call = self._writer.frame(size).calls.add(id=number, path=path, request=request, timeout_ms=milliseconds)
         for key, value in metadata:
             call.metadata.add(key=key, value=value if isinstance(value, bytes) else value.encode("ascii"))
         return deferred
