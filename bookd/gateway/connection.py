@@ -7,7 +7,8 @@ client that waits for `100 Continue` gets the refusal in its place.
 
 A head has a time, counted from its first byte, and so has a body, however steadily they trickle. Nothing is said to a
 connection that never began a request; it is closed when it was idle too long. While a request is answered, the next ones
-of the same connection are read up to a bound, and wait.
+of the same connection are read up to a bound, and wait. They wait too until the client has taken the answer, so that one
+that asks and never reads costs no more than one answer; it is closed as if it were idle.
 
 Where two readers could understand a request differently (RFC 9112, section 11.2), it is refused: two lengths, a transfer
 coding other than one `chunked`, a coding in HTTP/1.0, folded lines, spaces before a colon, line ends without both
@@ -49,6 +50,7 @@ class Connection(HTTPChannel):
     _dropped = 0
     _closing = False
     _lingering: Any = None
+    _untaken: Request | None = None
     _hurry: Any = None
 
     def connectionMade(self) -> None:
@@ -155,6 +157,28 @@ class Connection(HTTPChannel):
             self._no_hurry()
             super().allContentReceived()
 
+    def pauseProducing(self) -> None:
+        """The client does not take what it was sent: take nothing from it either."""
+        super().pauseProducing()
+        self._networkProducer.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """The client has taken all that it was sent: go on with its next request."""
+        super().resumeProducing()
+        request, self._untaken = self._untaken, None
+        if request is not None:
+            super().requestDone(request)
+        elif sum(map(len, self._dataBuffer)) <= self._optimisticEagerReadSize:
+            self._networkProducer.resumeProducing()  # or nobody would see the client hang up
+
+    def requestDone(self, request: Request) -> None:
+        """A request has been answered. The next one has its turn when the client has taken the answer."""
+        if self._waitingForTransport and self.persistent:
+            self._untaken = request
+            self.setTimeout(self._savedTimeOut)
+        else:
+            super().requestDone(request)
+
     def checkPersistence(self, request: Request, version: bytes) -> bool:
         """Whether the connection outlives the response: not when the site is closing."""
         if self._closing:
@@ -165,7 +189,9 @@ class Connection(HTTPChannel):
 
     def timeoutConnection(self) -> None:
         """Close an idle connection; in the middle of a request, say why."""
-        if self.requests and not self._refused:
+        if self._untaken is not None:
+            self.transport.abortConnection()
+        elif self.requests and not self._refused:
             self._too_slow()
         else:
             super().timeoutConnection()

@@ -11,7 +11,7 @@ from twisted.internet.defer import DeferredList
 from twisted.internet.threads import deferToThread
 
 from tests.gateway.kites import SERVICE
-from tests.gateway.serving import Answer, GatewayTestCase
+from tests.gateway.serving import Answer, GatewayTestCase, Raw
 from tests.gateway.test_connection import TUG, problem
 
 HOST = b"Host: localhost\r\n"
@@ -215,6 +215,67 @@ class SlowTests(HostileTestCase):
         for number in range(1, 6):
             client.transport.write(GET + b"\r\n")
             await self.until(lambda number=number: client.received.count(b"200 OK") == number)
+
+
+class DeafTests(HostileTestCase):
+    """Clients that ask, and do not take the answers."""
+
+    bounds: ClassVar[dict[str, Any]] = {"idle_timeout": 1.0}
+    MANY = 600
+
+    def setUp(self) -> None:
+        super().setUp()
+        # Some 100 kB.
+        self.channel.answers[SERVICE + "GetKite"] = self.message("Kite", colour="k" * 100_000)
+
+    async def deaf(self) -> Raw:
+        """A client that asks many times and reads nothing."""
+        client = await self.raw(b"GET /healthz HTTP/1.1\r\n" + HOST + b"\r\n")
+        await self.until(lambda: b"alive" in client.received)
+        client.transport.pauseProducing()
+        client.transport.write((GET + b"\r\n") * self.MANY)
+        await self.until(lambda: self.channel.calls)
+        known = 0
+        while len(self.channel.calls) > known:
+            known = len(self.channel.calls)
+            await self.pause(0.1)
+        return client
+
+    async def test_bounded(self) -> None:
+        """Requests wait until the client has taken the answers to those before, in bounded memory; the others are served,
+        and when the client reads, each is answered."""
+        client = await self.deaf()
+        # What fits into the kernel's buffers was answered.
+        asked = len(self.channel.calls)
+        self.assertLess(asked, self.MANY // 10)
+        (connection,) = self.site.connections
+        self.assertLess(sum(map(len, connection._dataBuffer)), 200_000)
+        await self.assert_alive()
+        taken = client.dataReceived
+
+        def forget(data: bytes) -> None:
+            taken(data)
+            del client.received[: max(len(client.received) - 100, 0)]
+
+        client.dataReceived = forget  # type: ignore[method-assign]
+        client.transport.resumeProducing()
+        await self.until(lambda: len(self.channel.calls) == self.MANY + 1)
+
+    async def test_closed(self) -> None:
+        """One that goes on reading nothing is closed when it was idle too long, without a 408 in its stream of answers."""
+        client = await self.deaf()
+        await self.until(lambda: not self.site.connections)
+        client.transport.resumeProducing()
+        await client.closed
+        self.assertNotIn(b" 408 ", client.received)
+        await self.assert_alive()
+
+    async def test_gone(self) -> None:
+        """One that leaves without a word is forgotten, with what it asked."""
+        client = await self.deaf()
+        client.transport.abortConnection()
+        await self.until(lambda: not self.site.connections)
+        await self.assert_alive()
 
 
 class ConnectionsTests(HostileTestCase):
