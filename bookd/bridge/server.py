@@ -29,6 +29,13 @@ from bookd.bridge.trunk import OVERHEAD
 from bookd.contract.descriptors import Contract, Method
 from bookd.errors import BookdError, Internal, PermissionDenied
 
+# Calls by themselves that one connection may have open; its peer's further ones wait, as HTTP/2 has it. And all calls by
+# themselves of a server; what comes beyond is refused.
+_STREAMS = 1000
+_CALLS = 10_000
+# Seconds that a peer may take to show who it is.
+_HANDSHAKE = 10.0
+
 
 class ListenError(Exception):
     """A server cannot listen; the message names the address and says why."""
@@ -108,7 +115,13 @@ class Server(Service):
                 ("grpc.max_send_message_length", self.max_message + OVERHEAD),
                 # Peers may look after an idle connection every 5 s.
                 ("grpc.http2.min_ping_interval_without_data_ms", 5000),
-            ]
+                ("grpc.max_concurrent_streams", _STREAMS),
+                # From 1,000 calls on that wait for their turn, gRPC would cancel some at random, whoever's they are.
+                ("grpc.server.max_pending_requests", _CALLS),
+                ("grpc.server.max_pending_requests_hard_limit", _CALLS),
+                ("grpc.server_handshake_timeout_ms", round(_HANDSHAKE * 1000)),
+            ],
+            maximum_concurrent_rpcs=_CALLS,
         )
         self._health = health_aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
