@@ -219,12 +219,15 @@ class _Rpc:
 
     async def answer(self, request: Any, seconds: float | None, metadata: Metadata | None) -> Any:
         """Make the call, in asyncio's colour."""
+        failure: BookdError
         try:
             return await self.begin(request, seconds, metadata)
         except grpc.aio.AioRpcError as error:
-            raise self._channel.failure(error, self.method) from None
+            failure = self._channel.failure(error, self.method)
         except grpc.aio.UsageError as error:
-            raise Unavailable(f"the channel was closed: {error}", retry_after=1.0) from None
+            failure = Unavailable(f"the channel was closed: {error}", retry_after=1.0)
+        # Raised here, it has nothing of grpc's error, whose frames would keep the call, and so the connection.
+        raise failure
 
 
 async def _write_all(call: Any, requests: AsyncIterator[Any], serialize: Callable[[Any], bytes]) -> None:
@@ -262,14 +265,28 @@ class Responses(AsyncIterator[Any]):
 
     def cancel(self) -> None:
         """End the call; the servicer's coroutine is cancelled."""
-        self._call.cancel()
+        call, self._call = self._call, None
+        if call is not None:
+            call.cancel()
 
     async def aclose(self) -> None:
         """The same, so that a `Responses` can stand where an async generator does."""
         self.cancel()
 
     async def _read(self) -> Any:
+        if self._call is None:
+            return grpc.aio.EOF  # it has ended before
+        failure: BaseException
         try:
-            return await self._call.read()
+            read = await self._call.read()
         except grpc.aio.AioRpcError as error:
-            raise self._failure(error) from None
+            failure = self._failure(error)
+        except asyncio.CancelledError:
+            failure = asyncio.CancelledError()
+        else:
+            if read is grpc.aio.EOF:
+                self._call = None
+            return read
+        # As with calls that answer once: who keeps this error shall not keep the call.
+        self._call = None
+        raise failure

@@ -9,18 +9,18 @@ from typing import Any
 
 from cryptography import x509
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import SkipTest, TestCase
 
 from bookd import pki
 from bookd.bridge import succession, tls
-from bookd.bridge.channel import Channel
+from bookd.bridge.channel import Channel, Responses
 from bookd.bridge.context import Context
 from bookd.bridge.methods import RawMethod
 from bookd.bridge.server import Server
 from bookd.config import Identity
-from bookd.errors import Unavailable
+from bookd.errors import Cancelled, DeadlineExceeded, Unavailable
 
 
 class Seeing(Server):
@@ -41,6 +41,8 @@ class SuccessionTests(TestCase):
     """A channel whose certificate is in files."""
 
     timeout = 30
+    # How a call ends that took too long or that nobody wanted any more.
+    endings = (DeadlineExceeded, Cancelled, CancelledError)
 
     async def setUp(self) -> None:
         self.patch(succession, "GLANCE", 0.02)
@@ -138,8 +140,14 @@ class SuccessionTests(TestCase):
         rows = [line.split() for lines in listed for line in lines]
         return sum(row[1].endswith(f":{self.server.port:04X}") and row[3] == "01" for row in rows)
 
+    async def read(self, responses: Responses) -> None:
+        """Read to the end."""
+        async for _ in responses:
+            pass
+
     async def test_one_connection(self) -> None:
-        """However often it is renewed, one connection is left, and garbage need not be collected for that."""
+        """However often it is renewed, and whatever became of the calls, one connection is left, and garbage need not be
+        collected for that."""
         if not Path("/proc/net/tcp6").exists():
             raise SkipTest("the connections are not listed here")
         gc.disable()
@@ -148,7 +156,18 @@ class SuccessionTests(TestCase):
             channel = self.channel(trunk=trunk)
             await self.ask(channel)
             for _ in range(3):
+                failing = [channel.unary_unary("/test.Calls/Later")(b"x" * 100_000, timeout=0.1) for _ in range(2)]
+                failing.append(
+                    Deferred.fromCoroutine(self.read(channel.unary_stream("/test.Calls/Stream")(b"", timeout=0.1)))
+                )
+                left = channel.unary_stream("/test.Calls/Stream")(b"")
+                failing.append(Deferred.fromCoroutine(self.read(left)))
                 await self.shown(channel, self.renew("mom"))
+                left.cancel()
+                del left
+                while failing:
+                    ended = await failing.pop().addErrback(lambda failure: failure.check(*self.endings))
+                    self.assertIn(ended, self.endings)
             await self.until(lambda: self.connections() == 1)
             await channel.stopService()
             await self.until(lambda: self.connections() == 0)
