@@ -21,6 +21,7 @@ class Lazily(click.Group):
         "certs": ("bookd.command.certs", "certs"),
         "import": ("bookd.command.loading", "import_file"),
         "client": ("bookd.command.client", "client"),
+        "mom": ("bookd.command.mom", "mom"),
         "audit": ("bookd.command.audit", "audit"),
         "backup": ("bookd.command.backup", "backup"),
         "restore": ("bookd.command.backup", "restore"),

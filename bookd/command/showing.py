@@ -53,7 +53,7 @@ def show(console: Console, body: object) -> None:
         if key in body:
             way(console, body)
             return
-    _lines(console, [(name, clean(value)) for name, value in body.items()])
+    lines(console, [(name, clean(value)) for name, value in body.items()])
 
 
 def _books(console: Console, body: Body) -> None:
@@ -83,26 +83,26 @@ def _orders(console: Console, body: Body) -> None:
         )
         for each in body["orders"]
     ]
-    _table(console, ("order_id", "status", "created_at", ">copies", ">total"), rows)
+    table(console, ("order_id", "status", "created_at", ">copies", ">total"), rows)
     _more(console, body, len(rows), "orders")
 
 
 def _order(console: Console, body: Body) -> None:
     names = ("order_id", "user_id", "shipping_address", "created_at", "reason")
-    lines = [(name, clean(body[name])) for name in names if body.get(name)]
-    lines[2:2] = [("status", status(body.get("status"))), ("total", money(body.get("total_amount")))]
-    _lines(console, lines)
+    found = [(name, clean(body[name])) for name in names if body.get(name)]
+    found[2:2] = [("status", status(body.get("status"))), ("total", money(body.get("total_amount")))]
+    lines(console, found)
     items = [
         (item.get("book_id"), item.get("title"), item.get("quantity"), money(item.get("unit_price")))
         for item in body.get("items") or []
     ]
-    _table(console, ("book_id", "title", ">quantity", ">unit price"), items)
+    table(console, ("book_id", "title", ">quantity", ">unit price"), items)
 
 
 def _one(console: Console, body: Body) -> None:
     """A book or a user."""
     hidden = ("etag", "access_token", "refresh_token")
-    _lines(
+    lines(
         console,
         [
             (name, money(value) if name == "price" else clean(", ".join(value) if isinstance(value, list) else value))
@@ -115,17 +115,17 @@ def _one(console: Console, body: Body) -> None:
 def _operation(console: Console, body: Body) -> None:
     about = body.get("metadata") if isinstance(body.get("metadata"), Mapping) else {}
     assert isinstance(about, Mapping)
-    lines = [("operation", clean(body.get("name"))), ("done", "yes" if body.get("done") else "no")]
-    lines += [("state", status(about.get("state")))] if about.get("state") else []
-    lines += [
+    found = [("operation", clean(body.get("name"))), ("done", "yes" if body.get("done") else "no")]
+    found += [("state", status(about.get("state")))] if about.get("state") else []
+    found += [
         (name, clean(about[name]))
         for name in ("destination", "created_at", "attempts", "last_error")
         if about.get(name)
     ]
     error = body.get("error")
     if isinstance(error, Mapping):
-        lines.append(("refused", clean(error.get("message"))))
-    _lines(console, lines)
+        found.append(("refused", clean(error.get("message"))))
+    lines(console, found)
     response = body.get("response")
     if isinstance(response, Mapping):
         show(console, {name: value for name, value in response.items() if name != "@type"})
@@ -142,28 +142,27 @@ WAYS: Sequence[tuple[str, Callable[[Console, Body], None]]] = (
 )
 
 
-def _lines(console: Console, lines: Sequence[tuple[str, str]]) -> None:
+def lines(console: Console, found: Sequence[tuple[str, str]]) -> None:
+    """Names with values."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
-    for name, value in lines:
+    for name, value in found:
         grid.add_row(name, Text(value))
     console.print(grid)
 
 
-def _table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+def table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table; columns that begin with ">" are numbers. Ids are never cut: people copy them."""
     if not rows:
         return
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    made = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in columns:
         whole = name.endswith("_id")
-        table.add_column(
-            name.lstrip(">"), justify="right" if name[0] == ">" else "left", overflow="fold", no_wrap=whole
-        )
+        made.add_column(name.lstrip(">"), justify="right" if name[0] == ">" else "left", overflow="fold", no_wrap=whole)
     for row in rows:
-        table.add_row(*(Text(clean(cell)) for cell in row))
-    console.print(table)
+        made.add_row(*(Text(clean(cell)) for cell in row))
+    console.print(made)
 
 
 def _more(console: Console, body: Body, shown: int, what: str) -> None:
