@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # Where npm is there, buf comes from its registry.
 BUF := $(shell command -v npm >/dev/null 2>&1 && echo npx --yes @bufbuild/buf@1)
 
-.PHONY: run test check fuzz chaos bench protos news clean
+.PHONY: run test check fuzz fuzz-api hostile chaos bench protos news clean
 
 run: $(VENV)/.installed
 	$(BIN)/bookd up
@@ -36,8 +36,22 @@ chaos: $(VENV)/.installed-dev
 # Asks the REST API what its description allows, and what it does not: so many requests for each operation and role.
 REQUESTS ?= 200
 
-fuzz: $(VENV)/.installed-dev
+fuzz-api: $(VENV)/.installed-dev
 	BOOKD_FUZZ=$(REQUESTS) $(BIN)/python tests/run.py --temp-directory $(VENV)/trial tests.integration.test_openapi
+
+# Runs each parser of what strangers send so many times, guided by coverage; what it learns stays in FUZZED. docs/security.md.
+RUNS ?= 1000000
+FUZZED ?= $(VENV)/fuzz
+TARGETS ?= templates transcoder messages requests idempotency_keys preferences other_headers catalogues page_tokens trunk_frames
+
+fuzz: $(VENV)/.installed-fuzz
+	for target in $(TARGETS); do nice -n 19 $(BIN)/python -m tests.fuzz $$target $(RUNS) $(FUZZED)/$$target || exit 1; done
+
+# Attacks a suite as peers and clients without manners do, so many rounds.
+ROUNDS ?= 5
+
+hostile: $(VENV)/.installed-dev
+	BOOKD_ROUNDS=$(ROUNDS) $(BIN)/python tests/run.py --temp-directory $(VENV)/trial tests.hostile
 
 # Measures bookd beside its peers; wants wrk, and a machine that does nothing else. ARGS="--rounds 3 --out figures.json"
 bench: $(VENV)/.installed-bench
@@ -65,6 +79,10 @@ $(VENV)/.installed: setup.cfg pyproject.toml $(VENV)/bin/python
 $(VENV)/.installed-dev: setup.cfg pyproject.toml $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --config-settings editable_mode=compat
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-fuzz: setup.cfg pyproject.toml $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,fuzz]' --config-settings editable_mode=compat
+	@touch $@ $(VENV)/.installed-dev $(VENV)/.installed
 
 $(VENV)/.installed-bench: setup.cfg pyproject.toml $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]' --config-settings editable_mode=compat

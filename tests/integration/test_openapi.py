@@ -2,7 +2,7 @@
 and checks every answer. No 5xx, no status, header or body that is not described, no bad data taken, no good data refused,
 no operation open to whom it is not for.
 
-In short, each operation gets what covers its parameters and schemas. `make fuzz` goes on from there: BOOKD_FUZZ is the number
+In short, each operation gets what covers its parameters and schemas. `make fuzz-api` goes on from there: BOOKD_FUZZ is the number
 of requests that are made up for each operation, and operations are asked in sequences, with what others answered.
 """
 
