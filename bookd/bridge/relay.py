@@ -2,11 +2,13 @@
 
 Each attempt at a message ends in one of three ways:
 
-- answered: success or a final error. The outcome is given to `apply`, in the transaction that removes the message;
+- answered: success, a final error, or the error with which the MOM gave the message up when it had kept it
+  (`bookd.mom.v1.Outcome`). The outcome is given to `apply`, in the transaction that removes the message;
 - kept: the MOM has it on disk and says so (`bookd.mom.v1.Deferred`). It is removed; its outcome will come to the reply
   method;
-- neither: the MOM or the destination does not answer, and nothing was kept. It stays, and is sent again under the same
-  id after a pause, which doubles up to a bound.
+- neither: the MOM or the destination does not answer, or fails, and nothing was kept. It stays, and is sent again under
+  the same id after a pause, which doubles up to a bound. After some attempts the MOM is asked to keep it: then its retry
+  policy decides when it is given up, and operators see it.
 
 Messages of one lane are sent one after the other; so a step that gives back is never sent before the one that took.
 
@@ -38,6 +40,8 @@ CONCURRENCY = 64
 DEADLINE = 5.0
 # Upper bounds of the pause between attempts, in seconds: after the first one, and of any.
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
+# Attempts without an answer after which the MOM is asked to keep a message: about eight seconds.
+KEEP_AFTER = 8
 # Seconds until the outbox is looked into although nobody said that something was put: another instance may have died.
 LOOK_AGAIN = 5.0
 
@@ -179,7 +183,7 @@ class Relay(Service):
         try:
             outcome.response = await self._unless_stopped(
                 self._channel.unary_unary(message.method)(
-                    message.request, timeout=DEADLINE, metadata=_metadata(message)
+                    message.request, timeout=DEADLINE, metadata=_metadata(message, attempts)
                 )
             )
         except BookdError as error:
@@ -187,7 +191,7 @@ class Relay(Service):
                 await self._desk.write(outbox.remove, message.message_id)
                 self._tell(message.lane)
                 return
-            if error.code not in FINAL:
+            if error.code not in FINAL and detail(error, message_pb2.Outcome) is None:
                 pause = min(FIRST_PAUSE * 2.0 ** min(attempts, 16), LONGEST_PAUSE) * (1 + self._jitter()) / 2
                 text = f"{error.code.name}: {error.message}"
                 await self._desk.write(outbox.postpone, message.message_id, self._now() + round(pause * 1e6), text)
@@ -229,12 +233,13 @@ def nothing_follows(connection: Connection, message: outbox.Message, outcome: me
         )
 
 
-def _metadata(message: outbox.Message) -> list[tuple[str, str | bytes]]:
+def _metadata(message: outbox.Message, attempts: int) -> list[tuple[str, str | bytes]]:
     values: list[tuple[str, str | bytes]] = [
         (metadata.MESSAGE_ID, message.message_id),
         (metadata.PRINCIPAL, message.principal),
         (metadata.REPLY_TO, message.reply_to),
         (metadata.REQUEST_ID, message.trace.request_id),
         (metadata.TRACEPARENT, message.trace.traceparent),
+        (metadata.RESPOND_ASYNC, "1" if attempts >= KEEP_AFTER else ""),
     ]
     return [(key, value) for key, value in values if value]

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from bookd.bridge import relay
 from bookd.bridge.relay import Relay
 from bookd.contract import metadata
-from bookd.errors import DeadlineExceeded, FailedPrecondition, Internal, NotFound, Unavailable, Violation
+from bookd.errors import Cancelled, DeadlineExceeded, FailedPrecondition, Internal, NotFound, Unavailable, Violation
 from bookd.storage import outbox
 from bookd.storage.engine import open_engine
 from bookd.storage.outbox import Message, Trace
@@ -152,6 +152,26 @@ class RelayTests(SynchronousTestCase):
         self.answers[1] = lambda: fail(kept())
         self.put(message(1))
         self.assertEqual((self.applied, self.left(), self.told), ([], [], ["lane-1"]))
+
+    def test_given_up(self) -> None:
+        """What the MOM had kept and has given up is answered with its error, whatever the code: it is not sent again."""
+        for number, error in enumerate((Internal, DeadlineExceeded, Cancelled), 1):
+            self.answers[number] = lambda error=error: fail(error("gone", details=[message_pb2.Outcome()]))
+            self.put(message(number))
+        self.push(10)
+        self.assertEqual([each.status.code for each in self.applied], [13, 4, 1])
+        self.assertEqual((self.left(), self.numbers()), ([], [1, 2, 3]))
+
+    def test_asks_to_be_kept(self) -> None:
+        """After some attempts that decided nothing the MOM is asked to keep the message, which is gone from here then."""
+        self.answers[1] = lambda: fail(
+            kept() if metadata.RESPOND_ASYNC in self.calls[-1][3] else Internal("the inventory is broken")
+        )
+        self.put(message(1))
+        self.push(10)
+        self.assertEqual(len(self.calls), relay.KEEP_AFTER + 1)
+        self.assertEqual([metadata.RESPOND_ASYNC in call[3] for call in self.calls[-2:]], [False, True])
+        self.assertEqual((self.applied, self.left()), ([], []))
 
     def test_no_decision(self) -> None:
         """Whatever is no decision leaves the message there; it is sent again with growing pauses, under the same id."""

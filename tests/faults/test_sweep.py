@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from bookd.mom import settling, store
 from bookd.orders import sweep
 from tests.faults.shoppers import Shoppers, books, rows
 from tests.faults.test_anything import ACTIONS, act, disk
 from tests.faults.world import PROCESSES, World
+from tests.mom.room import DEAD
 
 SWEEPS = st.tuples(st.just("sweep"))
 
@@ -107,6 +109,32 @@ class SweepTests(SynchronousTestCase):
         self.swept.sweep()
         self.world.push(6)
         self.assertEqual(self.swept.statuses(), ["CONFIRMED"])
+        self.assertEqual(books(self.swept.shoppers), [])
+
+    def test_dead(self) -> None:
+        """A reservation that the MOM has given up, and whose reply was discarded, is not asked for for ever: the order is
+        rejected, and what it may have taken is given back. Put back and delivered after that it takes nothing."""
+        self.swept.shoppers.order("ann", a=2)
+        self.world.push(5)
+        self.world.kill("mom")
+        (message_id,) = self.swept.messages("/ReserveStock")
+        with self.swept.engines["mom"].begin() as connection:
+            kept = store.find(connection, message_id)
+            assert kept is not None
+            settling.finish(connection, kept.seq, DEAD, self.world.now())
+        self.world.start("mom")
+        self.world.start("inventory")
+        self.swept.sweep()
+        self.assertEqual(self.swept.offered(), [message_id])
+        self.world.push(10)
+        self.assertEqual((self.swept.statuses(), self.swept.offered()), (["REJECTED"], []))
+        self.assertEqual(rows(self.swept.engines["orders"], "SELECT 1 FROM steps WHERE done_at IS NULL"), [])
+        self.world.kill("mom")
+        with self.swept.engines["mom"].begin() as connection:
+            settling.revive(connection, message_id, self.world.now() + 10**9, self.world.now())
+        self.world.start("mom")
+        self.world.push(10)
+        self.assertEqual(self.swept.statuses(), ["REJECTED"])
         self.assertEqual(books(self.swept.shoppers), [])
 
     def test_mom_without_memory(self) -> None:
