@@ -164,6 +164,8 @@ class Mom(_Table, kw_only=True):
     # Where /metrics, /healthz and /readyz are, on the loopback interface; nowhere when absent.
     metrics_port: Port | None = None
     database: str = "data/mom.sqlite"
+    # Folder of the keys that seal what is kept, looked at again once a second; what is kept is written plain when absent.
+    sealing_keys: str | None = None
     destinations: list[Destination]
     descriptor_sets: list[str] = []
     # Messages that are delivered to one destination at a time.

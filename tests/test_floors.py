@@ -18,7 +18,7 @@ DAEMONS = ("gateway", "mom", "inventory", "orders", "users")
 PURE = {"rules", "machine"}
 SQL = {"schema", "store", "journal", "facts", "search", "words"}
 # Of the MOM, whose store is several.
-SQL |= {"records", "ledger", "settling", "forgetting", "overview"}
+SQL |= {"records", "ledger", "settling", "forgetting", "overview", "seals", "vault"}
 TOP = {"tap"}
 
 

@@ -40,7 +40,7 @@ from bookd.storage.engine import open_engine, reading
 # The daemons that have a database.
 DATABASES: Final = ("users", "orders", "inventory", "mom")
 # What a restored home can be without, as `bookd init` makes it anew.
-SECRETS: Final = ("pki", "keys", "secrets")
+SECRETS: Final = ("pki", "keys", "seals", "secrets")
 # The configuration, and the note that the sample catalogue was loaded, lest `bookd up` load it again.
 OTHERS: Final = ("bookd.toml", "data/sample.json")
 MANIFEST: Final = "manifest.json"

@@ -19,6 +19,7 @@ import click
 
 from bookd import pki
 from bookd.command.home import CommandError, Home
+from bookd.mom import seals
 from bookd.users import keys
 
 PORTS = {"gateway": 8081, "mom": 50055, "inventory": 50051, "orders": 50052, "users": 50053}
@@ -26,7 +27,7 @@ PORTS = {"gateway": 8081, "mom": 50055, "inventory": 50051, "orders": 50052, "us
 METRICS_PORTS = {"gateway": 9180, "mom": 9179, "inventory": 9176, "orders": 9177, "users": 9178}
 # The operator is no daemon: a person who calls the daemons' rpcs directly.
 CERTIFIED = (*PORTS, "operator")
-FOLDERS = ("pki", "keys", "secrets", "data", "log")
+FOLDERS = ("pki", "keys", "seals", "secrets", "data", "log")
 
 
 def configuration(port_offset: int = 0, host: str = "localhost") -> str:
@@ -53,6 +54,7 @@ class Making:
             make_folder(self.home.path / name)
         self.certificates(hosts)
         self.signing_key()
+        self.sealing_key()
         administrator = {"username": "admin", "password": secrets.token_urlsafe(18)}
         self.file("secrets/admin.json", json.dumps(administrator).encode() + b"\n")
         listen_on = "0.0.0.0" if hosts else "localhost"  # noqa: S104 - asked for with --host
@@ -108,6 +110,16 @@ class Making:
             self.kept.append(f"keys/{keys.JWKS}")
         else:
             self.made.append(f"keys/{keys.publish(folder, keys.load(folder)).name}")
+
+    def sealing_key(self) -> None:
+        """Make the key that seals what the MOM keeps, unless there are any."""
+        folder = self.home.path / "seals"
+        there = sorted(folder.glob("*" + seals.ENDING))
+        if there:
+            self.kept += [f"seals/{path.name}" for path in there]
+        else:
+            seal = seals.generate(int(self.now.timestamp() * 1_000_000))
+            self.made.append(f"seals/{seals.write(folder, seal).name}")
 
 
 def make_folder(path: Path) -> None:

@@ -206,6 +206,10 @@ class Courier(Service):
     async def _deliver(self, kept: Kept) -> Kept | None:
         if kept.expire_at <= self._spool.now():
             return await self._finish(kept, expired())
+        if kept.fault:
+            self.log.error("a message cannot be opened, and waits: {fault}", fault=kept.fault)
+            await self._spool.postpone(kept, Event.POSTPONED, self._spool.now() + LONGEST_REFUSAL, kept.fault[:1000])
+            return None
         self._calls += 1
         try:
             response = await self._destination.call(kept.method, kept.request, self._deadline, carried(kept))

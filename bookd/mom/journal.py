@@ -9,10 +9,11 @@ from typing import Any
 from attrs import field, frozen
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
-from bookd.errors import NotFound, OutOfRange
-from bookd.mom import store
+from bookd.errors import NotFound, OutOfRange, Unavailable
+from bookd.mom import store, vault
 from bookd.mom.records import Bounds, Draft
 from bookd.mom.schema import events, subscriptions
+from bookd.mom.seals import Broken
 
 
 @frozen
@@ -90,6 +91,7 @@ def publish(
         if known is not None:
             published.seqs.append(known)
             continue
+        key_id, written = vault.published(connection, fact.event, _clear(fact))
         seq = connection.execute(
             insert(events)
             .values(
@@ -97,7 +99,8 @@ def publish(
                 event_id=fact.event_id,
                 type=fact.type,
                 subject=fact.subject,
-                event=fact.event,
+                event=written,
+                key_id=key_id,
                 published_at=now,
             )
             .returning(events.c.seq)
@@ -116,14 +119,22 @@ def bounds(connection: Connection) -> tuple[int, int]:
 
 
 def page(connection: Connection, after: int, wanted: Filter, limit: int) -> Page:
-    """At most `limit` events that match, behind the place `after`."""
+    """At most `limit` events that match, behind the place `after`. Raises `Unavailable`, reason SEALED, when one of them
+    cannot be opened."""
     newest = bounds(connection)[1]
-    found = select(events.c.seq, events.c.event).where(events.c.seq > after).order_by(events.c.seq).limit(limit)
+    found = select(events).where(events.c.seq > after).order_by(events.c.seq).limit(limit)
     if wanted.types:
         found = found.where(events.c.type.in_(wanted.types))
     if wanted.subject:
         found = found.where(events.c.subject == wanted.subject)
-    records = [Record(row.seq, row.event) for row in connection.execute(found)]
+    try:
+        records = [
+            Record(row.seq, vault.read(connection, row.key_id, row.event, _clear(row)))
+            for row in connection.execute(found)
+        ]
+    except Broken as broken:
+        # Nobody is led past it: whoever follows comes again.
+        raise Unavailable(f"an event cannot be read now: {broken}", reason="SEALED", retry_after=30.0) from None
     return Page(records, records[-1].seq if len(records) == limit else max(newest, after))
 
 
@@ -206,6 +217,10 @@ def purge(connection: Connection, before: int, limit: int) -> int:
     seqs = connection.execute(old).scalars().all()
     connection.execute(delete(events).where(events.c.seq.in_(seqs)))
     return len(seqs)
+
+
+def _clear(event: Any) -> tuple[str, str, str, str]:
+    return (event.source, event.event_id, event.type, event.subject)
 
 
 def _of(statement: Any, peer: str, name: str) -> Any:

@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 
 from bookd.errors import Unavailable
+from bookd.mom import vault
 from bookd.mom.machine import MessageState
 from bookd.mom.records import Bounds, Kept
 from bookd.mom.schema import blockers, lanes, messages, queues
@@ -109,7 +110,7 @@ def settle(connection: Connection, destination: str, lane: str, left: int) -> Ke
         return None
     next_ = {"b_seq": head["seq"], "b_ready_at": head["ready_at"], "b_blocked": False}
     moved = connection.execute(_ADVANCE, here | next_)
-    return Kept(**head) if moved.rowcount else None
+    return vault.kept(connection, head) if moved.rowcount else None
 
 
 def block(connection: Connection, destination: str, lane: str, seq: int) -> None:

@@ -13,6 +13,7 @@ from bookd.contract.status import from_status, to_status
 from bookd.errors import BookdError, Code, NotFound, Unavailable
 from bookd.mom.machine import Event, MessageState
 from bookd.mom.records import Kept, Outcome
+from bookd.mom.store import sealed
 from bookd.wire.mom.v1 import message_pb2
 
 PREFIX = "operations/"
@@ -23,7 +24,9 @@ ASK_AGAIN = 1.0
 
 def operation(contract: Contract, kept: Kept) -> operations_pb2.Operation:
     """The operation of a kept message."""
-    made = operations_pb2.Operation(name=PREFIX + kept.message_id, done=kept.state is not MessageState.QUEUED)
+    # What cannot be opened is not done for whoever asks, until it can be.
+    done = kept.state is not MessageState.QUEUED and not kept.fault
+    made = operations_pb2.Operation(name=PREFIX + kept.message_id, done=done)
     made.metadata.Pack(
         message_pb2.OperationMetadata(
             message_id=kept.message_id,
@@ -38,6 +41,8 @@ def operation(contract: Contract, kept: Kept) -> operations_pb2.Operation:
             subject=kept.subject,
         )
     )
+    if kept.fault:
+        return made
     if kept.state is MessageState.SUCCEEDED:
         made.response.CopyFrom(_response(contract, kept))
     elif kept.status is not None:
@@ -79,6 +84,8 @@ def unknown(name: str) -> NotFound:
 def answer(contract: Contract, kept: Kept) -> bytes:
     """What a call is answered whose message is kept: its response. Raises its error, with a detail that says so when it was
     given up or cancelled; or, while it is queued, `Unavailable` with the detail that says so."""
+    if kept.fault:
+        raise sealed()
     if kept.state is MessageState.SUCCEEDED:
         return kept.response or b""
     if kept.status is not None:

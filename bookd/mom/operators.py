@@ -129,7 +129,8 @@ class DeadLetters:
         """A dead letter with its request."""
         kept = await self._find(request.name)
         letter = self._letter(kept, blocks=await self._spool.desk.read(overview.blocks, kept.seq))
-        letter.request.CopyFrom(self._request(kept))
+        if not kept.fault:
+            letter.request.CopyFrom(self._request(kept))
         return letter
 
     async def RetryDeadLetter(

@@ -5,7 +5,7 @@ from typing import Any
 from attrs import frozen
 from sqlalchemy import Connection, Select, exists, func, select
 
-from bookd.mom import ledger
+from bookd.mom import ledger, vault
 from bookd.mom.machine import MessageState
 from bookd.mom.records import Kept, Queue
 from bookd.mom.schema import blockers, lanes, messages, queues
@@ -24,7 +24,9 @@ def page(
     found = _filtered(select(messages), subject, state, destination).order_by(messages.c.seq.desc()).limit(limit)
     if before is not None:
         found = found.where(messages.c.seq < before)
-    return [Kept.of(row) for row in connection.execute(found)], count(connection, subject, state, destination)
+    return [vault.kept(connection, row._mapping) for row in connection.execute(found)], count(
+        connection, subject, state, destination
+    )
 
 
 def count(

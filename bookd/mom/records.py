@@ -1,10 +1,8 @@
 """What the functions on the MOM's database take and answer. Times are in microseconds; `schema` explains the fields."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from attrs import field, frozen
-from sqlalchemy import Row
 
 from bookd.errors import Code
 from bookd.mom.machine import Event, MessageState
@@ -54,11 +52,7 @@ class Kept:
     status_code: int | None
     status: bytes | None
     response: bytes | None = field(repr=False)
-
-    @classmethod
-    def of(cls, row: Row[Any]) -> "Kept":
-        """The message that a row of `messages` is."""
-        return cls(**row._mapping)
+    fault: str = ""  # why what is secret of it cannot be opened, and is not told here; for operators
 
 
 @frozen

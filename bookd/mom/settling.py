@@ -5,7 +5,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, bindparam, func, select, update
 
 from bookd.errors import NotFound
-from bookd.mom import ledger, store
+from bookd.mom import ledger, store, vault
 from bookd.mom.machine import Event, IllegalTransition, MessageState, after
 from bookd.mom.records import Draft, Kept, Outcome, Place
 from bookd.mom.schema import lanes, messages
@@ -21,6 +21,7 @@ _FINISH: Final = (
         status_code=bindparam("b_code"),
         status=bindparam("b_status"),
         response=bindparam("b_response"),
+        outcome_key_id=bindparam("b_outcome_key_id"),
         attempts=messages.c.attempts + bindparam("b_counts"),
     )
     .returning(messages.c.destination, messages.c.lane, func.length(messages.c.request).label("size"))
@@ -48,10 +49,8 @@ def finish(
         "b_error": outcome.error,
         "b_now": now,
         "b_code": outcome.code,
-        "b_status": outcome.status,
-        "b_response": outcome.response,
         "b_counts": int(outcome.counts),
-    }
+    } | vault.ended(connection, seq, outcome)
     row = connection.execute(_FINISH, values).one_or_none()
     if row is None:
         stands = connection.execute(select(messages.c.state).where(messages.c.seq == seq)).scalar_one()
@@ -92,7 +91,8 @@ def revive(connection: Connection, message_id: str, expire_at: int, now: int) ->
     if known is None:
         raise NotFound(f"no message {message_id}")
     state = after(known.state, Event.RETRIED)
-    ledger.count(connection, known.destination, depth=1, bytes_=len(known.request), dead=-1)
+    size = connection.execute(select(func.length(messages.c.request)).where(messages.c.seq == known.seq)).scalar_one()
+    ledger.count(connection, known.destination, depth=1, bytes_=size, dead=-1)
     connection.execute(
         update(messages)
         .where(messages.c.seq == known.seq)
@@ -106,6 +106,7 @@ def revive(connection: Connection, message_id: str, expire_at: int, now: int) ->
             finished_at=None,
             status_code=None,
             status=None,
+            outcome_key_id=None,
         )
     )
     ledger.unblock(connection, known.seq)

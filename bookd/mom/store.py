@@ -13,14 +13,16 @@ from typing import Final
 from sqlalchemy import Connection, bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from bookd.errors import InvalidArgument
-from bookd.mom import ledger
+from bookd.errors import InvalidArgument, Unavailable
+from bookd.mom import ledger, vault
 from bookd.mom.machine import MessageState
 from bookd.mom.records import Bounds, Draft, Kept, Place, Ready
 from bookd.mom.schema import lanes, messages
 
 # Microseconds that a message waits at most before its next delivery, where nobody knows better.
 LONGEST_PAUSE = 86_400_000_000
+# Seconds after which it is worth while to ask again for what cannot be opened.
+SEALED_RETRY = 30.0
 
 # What every kept message needs is said by statements that are made once: making them takes longer than running them.
 _INSERT: Final = {
@@ -36,18 +38,15 @@ def keep(connection: Connection, draft: Draft, now: int, bounds: Bounds | None =
     """Put a message at the end of its lane; or answer the one that is kept under this id already.
 
     The flag says whether it is new. Raises `InvalidArgument`, reason IDEMPOTENCY_KEY_REUSED, when the id is known for
-    another request or from another subject; `Unavailable`, reason QUEUE_FULL, when a new message is beyond `bounds`.
+    another request or from another subject; `Unavailable`, reason QUEUE_FULL, when a new message is beyond `bounds`, and
+    reason SEALED when the known one cannot be opened.
     """
     values = {
         "message_id": draft.message_id,
         "destination": draft.destination,
         "lane": draft.lane,
         "method": draft.method,
-        "request": draft.request,
-        "fingerprint": draft.fingerprint,
-        "principal": draft.principal,
         "subject": draft.subject,
-        "metadata": dict(draft.metadata),
         "reply_to": draft.reply_to,
         "expire_at": draft.expire_at,
         "state": MessageState.QUEUED,
@@ -58,18 +57,28 @@ def keep(connection: Connection, draft: Draft, now: int, bounds: Bounds | None =
         "created_at": now,
         "updated_at": now,
     }
-    seq = connection.execute(_INSERT[connection.dialect.name], values).scalar_one_or_none()
+    secret = vault.accepted(connection, draft)
+    seq = connection.execute(_INSERT[connection.dialect.name], values | secret).scalar_one_or_none()
     if seq is None:
         known = find(connection, draft.message_id)
         assert known is not None
         return require_same(known, draft.fingerprint, draft.subject), False
-    ledger.count(connection, draft.destination, depth=1, bytes_=len(draft.request), bounds=bounds)
+    ledger.count(connection, draft.destination, depth=1, bytes_=len(secret["request"]), bounds=bounds)
     ledger.open_lane(connection, draft.destination, draft.lane, seq, now)
-    return Kept(seq=seq, finished_at=None, status_code=None, status=None, response=None, **values), True  # type: ignore[arg-type]
+    told = {
+        "request": draft.request,
+        "fingerprint": draft.fingerprint,
+        "principal": draft.principal,
+        "metadata": dict(draft.metadata),
+    }
+    return Kept(seq=seq, finished_at=None, status_code=None, status=None, response=None, **values, **told), True  # type: ignore[arg-type]
 
 
 def require_same(known: Kept, fingerprint: bytes, subject: str) -> Kept:
-    """`known`, if it is the same request of the same subject. Raises `InvalidArgument` otherwise."""
+    """`known`, if it is the same request of the same subject. Raises `InvalidArgument` otherwise; `Unavailable` when that
+    cannot be told, as it cannot be opened."""
+    if known.fault and known.subject == subject:
+        raise sealed()
     if known.fingerprint != fingerprint or known.subject != subject:
         raise InvalidArgument(
             "this message id was used for another request",
@@ -79,10 +88,15 @@ def require_same(known: Kept, fingerprint: bytes, subject: str) -> Kept:
     return known
 
 
+def sealed() -> Unavailable:
+    """What a caller is told of a message that cannot be opened; the log says more."""
+    return Unavailable("what is kept of it cannot be read now", reason="SEALED", retry_after=SEALED_RETRY)
+
+
 def find(connection: Connection, message_id: str) -> Kept | None:
     """The message with this id."""
     row = connection.execute(_FIND, {"message_id": message_id}).one_or_none()
-    return None if row is None else Kept.of(row)
+    return None if row is None else vault.kept(connection, row._mapping)
 
 
 def look(connection: Connection, message_id: str, destination: str, lane: str) -> tuple[Kept | None, bool]:
@@ -124,7 +138,7 @@ def ready(
     found = connection.execute(
         select(messages).where(messages.c.seq.in_(heads)).order_by(messages.c.ready_at, messages.c.seq)
     )
-    return Ready([Kept.of(row) for row in found], next_at)
+    return Ready([vault.kept(connection, row._mapping) for row in found], next_at)
 
 
 def expired(connection: Connection, now: int, limit: int) -> list[Place]:

@@ -34,9 +34,11 @@ from bookd.mom.lanes import Lanes
 from bookd.mom.machine import MICROSECONDS, Policy
 from bookd.mom.records import Bounds
 from bookd.mom.router import Router
+from bookd.mom.seals import SealsError
 from bookd.mom.servicer import MomServicer, OperationsServicer, Waiting
 from bookd.mom.spool import Spool
 from bookd.mom.upkeep import Retention, Upkeep
+from bookd.mom.vault import Vault, guarded
 from bookd.mom.watch import Watch
 from bookd.storage.engine import open_engine
 from bookd.storage.migrate import MigrationError, upgrade
@@ -70,9 +72,11 @@ def makeService(options: daemon.Options) -> IService:
     try:
         engine = open_engine(table.database if "://" in table.database else home / table.database)
         upgrade(engine, "bookd.mom")
+        if table.sealing_keys is not None:
+            engine = guarded(engine, Vault(home / table.sealing_keys, time.monotonic, now))
         server = daemon.grpc_server(table.grpc, home, contract, metrics)
         channels = [daemon.channel(each.peer, table.grpc.identity, home, GRACE) for each in table.destinations]
-    except (OSError, ValueError, MigrationError) as error:
+    except (OSError, ValueError, MigrationError, SealsError) as error:
         daemon.fail(NAME, error)
     return assembled(running, table, contract, engine, channels, server, metrics, vitals)
 

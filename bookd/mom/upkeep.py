@@ -1,5 +1,5 @@
 """What has to be done from time to time: ended operations and old events are forgotten, subscriptions whose clients do not
-come back end, and messages whose time is over are given up.
+come back end, and messages whose time is over are given up. Once after each start, what an earlier run kept plain is sealed.
 
 Both go in small batches, so that no call waits long behind one; the loop outlives its exceptions.
 """
@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from bookd.contract.descriptors import Contract
-from bookd.mom import journal, store
+from bookd.mom import journal, store, vault
 from bookd.mom.courier import expired
 from bookd.mom.machine import IllegalTransition, Policy
 from bookd.mom.replies import reply
@@ -48,6 +48,8 @@ class Upkeep(Service):
         self._retention = retention
         self._timer: IDelayedCall | None = None
         self._look: Deferred[None] | None = None
+        # How far the messages were looked through for plain ones; None when all were.
+        self._sealed_upto: int | None = 0
 
     def startService(self) -> None:
         """Count what is stored, and look for the first time."""
@@ -95,7 +97,9 @@ class Upkeep(Service):
             places = over[start : start + TOGETHER]
             given_up = [Deferred.fromCoroutine(self._give_up(place.message_id)) for place in places]
             withdrawn += sum(await gatherResults(given_up, consumeErrors=True))
-        return BATCH in (removed, forgotten, withdrawn)
+        if self._sealed_upto is not None:
+            self._sealed_upto = await self._spool.desk.write(vault.seal_plain, self._sealed_upto, BATCH)
+        return BATCH in (removed, forgotten, withdrawn) or self._sealed_upto is not None
 
     async def _give_up(self, message_id: str) -> bool:
         kept = await self._spool.find(message_id)

@@ -1,5 +1,6 @@
 """Migrations: once, whole, and never backwards."""
 
+import re
 import threading
 from pathlib import Path
 
@@ -13,12 +14,14 @@ PACKAGE = "bookd.inventory"
 
 
 def described(engine: Engine) -> dict[str, list[str]]:
-    """The statements that made each table and index, line by line in a fixed order; without Alembic's own table."""
+    """The statements that made each table and index, part by part in a fixed order; without Alembic's own table.
+    Columns that were added later stand in one line with the last one before."""
     with engine.begin() as connection:
         rows = connection.execute(
             text("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'alembic%'")
         )
-        return {name: sorted(line.strip(" \t,") for line in sql.split("\n")) for name, sql in rows}
+        parts = {name: [part.strip(" \t,") for part in re.split(r"\n|, (?![^()]*\))", sql)] for name, sql in rows}
+        return {name: sorted(filter(None, each)) for name, each in parts.items()}
 
 
 class MigrateTests(SynchronousTestCase):
