@@ -11,6 +11,7 @@ from typing import Any
 from google.protobuf.message import Message
 from klein import Klein, Response
 from twisted.internet.defer import CancelledError
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException
@@ -19,11 +20,20 @@ from bookd.contract import metadata as keys
 from bookd.contract.binding import Binding
 from bookd.contract.descriptors import ContractError
 from bookd.contract.template import ANY_VERB, Router
-from bookd.errors import BookdError, Cancelled, Code, Internal, NotFound, Unavailable, Unimplemented
+from bookd.errors import (
+    BookdError,
+    Cancelled,
+    Code,
+    Internal,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+    Unimplemented,
+)
 from bookd.gateway import answers, headers, operations, problem, streams
 from bookd.gateway.calls import Calls
 from bookd.gateway.intake import READS, Asked, Intake
-from bookd.gateway.rates import Rates
+from bookd.gateway.rates import REFUSED_AFTER, Rates
 from bookd.gateway.request import VERBS, Request
 from bookd.gateway.streams import Streams
 from bookd.wire.policy.v1 import policy_pb2
@@ -128,7 +138,11 @@ class Gateway:
         found = self._router.match("GET" if verb == "HEAD" else verb, path)
         if found is None:
             raise _not_allowed(verb, self._allowed(path))
-        asked = self._intake.understand(request, verb, *found)
+        try:
+            asked = self._intake.understand(request, verb, *found)
+        except ResourceExhausted:
+            await deferLater(request.channel.site.reactor, REFUSED_AFTER)
+            raise
         if asked.method.server_streaming:
             if verb == "HEAD":
                 return Response(200, {"Content-Type": streams.NDJSON, "Cache-Control": "no-store"}, b"")

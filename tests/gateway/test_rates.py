@@ -4,12 +4,15 @@ from typing import Any, ClassVar
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.internet import reactor
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from bookd.gateway import routes
 from bookd.gateway.rates import Buckets, Quota
 from tests.gateway.kites import SERVICE
 from tests.gateway.serving import Answer, GatewayTestCase, bearer
+from tests.gateway.test_connection import TUG
 
 
 class BucketsTests(SynchronousTestCase):
@@ -121,6 +124,22 @@ class ServedTests(GatewayTestCase):
         other = {"X-Forwarded-For": "192.0.2.7"}
         self.assertEqual((await self.ask("GET", "/kites/v1/kites/7", headers=other)).status, 200)
         self.assertEqual((await self.ask("GET", "/healthz")).status, 200)
+
+    async def test_a_moment_later(self) -> None:
+        """A refusal is told after a moment, so that a flood of such requests is slow; others are not, and a client that
+        leaves meanwhile is forgotten."""
+        for _ in range(2):
+            await self.tug()
+        self.patch(routes, "REFUSED_AFTER", 0.5)
+        began = reactor.seconds()  # type: ignore[attr-defined]
+        flood = [self.raw(TUG + b"Content-Length: 2\r\n\r\n{}") for _ in range(20)]
+        clients = [await each for each in flood]
+        self.assertEqual((await self.ask("GET", "/healthz")).status, 200)
+        for client in clients[10:]:
+            client.transport.abortConnection()
+        await self.until(lambda: all(b" 429 " in client.received for client in clients[:10]))
+        self.assertGreater(reactor.seconds() - began, 0.45)  # type: ignore[attr-defined]
+        self.assertEqual(self.flushLoggedErrors(), [])
 
     async def test_forwarded(self) -> None:
         """What a trusted proxy says tells clients apart; what the client said before it does not."""
