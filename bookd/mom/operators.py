@@ -27,8 +27,8 @@ from bookd.mom.spool import Spool
 from bookd.wire.mom.v1 import mom_pb2
 
 QUEUES, DEAD_LETTERS = "queues/", "deadletters/"
-# Dead letters that are read at a time when all are retried.
-BATCH = 200
+# Dead letters that are put back in one transaction when all are: the writer is busy for some milliseconds with them.
+BATCH = 50
 _TYPES = "type.googleapis.com/"
 
 
@@ -153,18 +153,18 @@ class DeadLetters:
     async def RetryDeadLetters(
         self, request: mom_pb2.RetryDeadLettersRequest, context: Context
     ) -> mom_pb2.RetryDeadLettersResponse:
-        """Put all dead letters back that there are now and that are not too old, the oldest of a lane in front."""
-        retried = 0
-        before: int | None = None
+        """Put all dead letters back that there are now and that are not too old, the oldest first: deliveries begin with the
+        first batch, and each lane keeps its order."""
+        retried = after = 0
         while True:
-            found, _ = await self._spool.desk.read(
-                overview.page, None, MessageState.DEAD, before, BATCH, request.destination or None
-            )
-            for kept in found:
-                retried += await self._revive(kept)
+            found = await self._spool.desk.read(overview.dead, after, BATCH, request.destination or None)
+            expiries = [(kept.message_id, self._second_expiry(kept)) for kept in found]
+            letters = [(message_id, expire_at) for message_id, expire_at in expiries if expire_at is not None]
+            if letters:
+                retried += await shield(Deferred.fromCoroutine(self._spool.revive_all(letters)))
             if len(found) < BATCH:
                 return mom_pb2.RetryDeadLettersResponse(retried=retried)
-            before = found[-1].seq
+            after = found[-1].seq
 
     async def DiscardDeadLetter(self, request: mom_pb2.DiscardDeadLetterRequest, context: Context) -> Empty:
         """Forget a dead letter."""

@@ -40,6 +40,13 @@ def count(
     return int(connection.execute(counted).scalar_one())
 
 
+def dead(connection: Connection, after: int, limit: int, destination: str | None = None) -> list[Kept]:
+    """At most `limit` dead letters with seqs beyond `after`, of one destination if it is given, the oldest first."""
+    found = _filtered(select(messages), None, MessageState.DEAD, destination)
+    rows = connection.execute(found.where(messages.c.seq > after).order_by(messages.c.seq).limit(limit))
+    return [vault.kept(connection, row._mapping) for row in rows]
+
+
 def few(connection: Connection, limit: int) -> int:
     """How many messages there are, counted up to `limit`."""
     some = select(messages.c.seq).limit(limit).subquery()

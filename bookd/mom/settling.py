@@ -1,5 +1,7 @@
 """What becomes of kept messages: they end, wait for another attempt, or come back from the dead letters. Plain SQL."""
 
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, func, select, update
@@ -119,3 +121,13 @@ def revive(connection: Connection, message_id: str, expire_at: int, now: int) ->
     elif known.seq < row.head_seq:
         connection.execute(update(lanes).where(here).values(head_seq=known.seq, ready_at=now, blocked=False))
     return Place(known.seq, known.message_id, known.destination, known.lane)
+
+
+def revive_all(connection: Connection, letters: Iterable[tuple[str, int]], now: int) -> list[Place]:
+    """Put dead letters back, each an id with its expiry, so that they are ready together; answers those that were dead
+    still."""
+    revived = []
+    for message_id, expire_at in letters:
+        with suppress(IllegalTransition, NotFound):  # somebody else was faster; nothing was written
+            revived.append(revive(connection, message_id, expire_at, now))
+    return revived

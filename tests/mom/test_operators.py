@@ -1,9 +1,11 @@
 """Tests for `bookd.mom.operators` over gRPC: queues, pausing, dead letters; and that nobody else may."""
 
+from time import perf_counter
 from typing import Any
 from uuid import uuid4
 
 from google.longrunning.operations_pb2 import GetOperationRequest
+from sqlalchemy import Connection
 
 from bookd.contract import metadata
 from bookd.contract.status import detail
@@ -17,11 +19,12 @@ from bookd.errors import (
     Unauthenticated,
     Unavailable,
 )
+from bookd.mom import settling, store
 from bookd.mom.rates import WINDOW
 from bookd.wire.mom.v1 import mom_pb2
 from bookd.wire.mom.v1.message_pb2 import Deferred as Told
 from bookd.wire.mom.v1.mom_pb2_grpc import MomServiceStub
-from tests.mom.room import CAREFULLY, DESTINATION, LOOK, OTHER, SEND, TAKE, letter, post, receipt
+from tests.mom.room import CAREFULLY, DAY, DEAD, DESTINATION, LOOK, OTHER, SEND, TAKE, draft, letter, post, receipt
 from tests.mom.running import RunningTestCase, who
 
 ASYNC = (metadata.RESPOND_ASYNC, "1")
@@ -233,7 +236,30 @@ class DeadLettersTests(BrokenTestCase):
         self.assertEqual((await self.ask("RetryDeadLetters", request)).retried, 0)
         self.assertEqual((await self.ask("RetryDeadLetters")).retried, 3)
         await self.until(lambda: len(self.post.texts) == 3)
+        self.assertEqual(self.post.texts, ["bad 0", "bad 1", "bad 2"])
         self.assertEqual((await self.letters()).total_size, 0)
+
+    async def test_retry_thousands(self) -> None:
+        """Thousands are put back soon, though deliveries begin with the first of them; each lane keeps its order, and each
+        letter arrives once."""
+        lanes, depth = 40, 60
+
+        def work(connection: Connection) -> None:
+            now = self.spool.now()
+            for number in range(lanes * depth):
+                made = draft(number, f"lane {number % lanes}", expire_at=now + DAY)
+                kept, _ = store.keep(connection, made, now)
+                settling.finish(connection, kept.seq, DEAD, now)
+
+        await self.spool.desk.write(work)
+        began = perf_counter()
+        self.assertEqual((await self.ask("RetryDeadLetters")).retried, lanes * depth)
+        self.assertLess(perf_counter() - began, 5.0)
+        await self.until(lambda: len(self.post.texts) == lanes * depth)
+        self.assertEqual(len(self.post.came), lanes * depth)
+        for lane in range(lanes):
+            came = [int(text) for text in self.post.texts if int(text) % lanes == lane]
+            self.assertEqual(came, sorted(came))
 
     async def test_discard(self) -> None:
         """A discarded letter is forgotten, and so is its operation; the lane that it blocked moves on."""
