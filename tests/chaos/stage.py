@@ -6,12 +6,12 @@ where this process may mount one, so that one daemon's disk can be full while th
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from bookd.testing.ports import free_port, free_ports
 from tests.chaos.nemesis import STORES
 
 ROOT = Path(__file__).parents[2]
@@ -25,8 +25,7 @@ def make_home(home: Path) -> dict[str, int]:
     subprocess.run(command, check=True, capture_output=True, timeout=60, env=environment())
     for name in STORES:
         (home / "data" / name).mkdir(mode=0o700)
-    ports = _free(len(PORTS))
-    return dict(zip(PORTS, ports, strict=True))
+    return dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -49,7 +48,7 @@ def configure(home: Path, ports: Mapping[str, int], through: Callable[[str], int
         if line.startswith("port = "):
             line = f"port = {ports[section]}"
         elif line.startswith("metrics_port = "):
-            line = f"metrics_port = {_free(1)[0]}"
+            line = f"metrics_port = {free_port()}"
         elif "addresses = " in line:
             peer = re.search(r'name = "([a-z]+)"', line)
             assert peer is not None, line
@@ -90,14 +89,3 @@ def fill(folder: Path) -> Path:
                 file.write(b"\0" * 4096)
         except OSError:
             return ballast
-
-
-def _free(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()

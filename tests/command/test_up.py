@@ -17,28 +17,15 @@ from urllib.request import Request, urlopen
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
-from twisted.trial.unittest import SkipTest, TestCase
+from twisted.trial.unittest import TestCase
 
 from bookd.command import leftover
 from bookd.command.home import Home
 from bookd.command.init import METRICS_PORTS, PORTS, make_home
+from bookd.testing.ports import free_offset
 from tests.command.suite import Ended
 
 STOP_SECONDS = 10.0
-
-
-def free_offset() -> int:
-    """An offset at which all ports of a suite are free."""
-    for offset in range(6000 + os.getpid() % 1000, 14000, 10):
-        try:
-            for port in (*PORTS.values(), *METRICS_PORTS.values()):
-                with socket.socket() as probe:
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    probe.bind(("127.0.0.1", port + offset))
-        except OSError:
-            continue
-        return offset
-    raise SkipTest("no ports are free")
 
 
 class UpCase(TestCase):
@@ -51,7 +38,7 @@ class UpCase(TestCase):
         self.folder = Path(mkdtemp(prefix="bookd-up-"))
         self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
         self.home = Home(self.folder / "var")
-        make_home(self.home, port_offset=free_offset())
+        make_home(self.home, port_offset=free_offset((*PORTS.values(), *METRICS_PORTS.values())))
         self.addCleanup(self.kill_all)
 
     def kill_all(self) -> None:

@@ -34,6 +34,7 @@ from bookd.gateway import tap
 from bookd.gateway.origin import Proxies
 from bookd.gateway.site import Bounds
 from bookd.pki import issue, make_authority
+from bookd.testing.ports import free_port
 from bookd.wire.inventory.v1 import inventory_pb2
 from bookd.wire.inventory.v1.inventory_pb2_grpc import add_InventoryServiceServicer_to_server
 from tests.gateway.serving import KEY, bearer, jwk
@@ -95,14 +96,6 @@ class Books:
         raise AttributeError(name)
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 class TapTests(TestCase):
     """twistd -n bookd-gateway."""
 
@@ -117,6 +110,7 @@ class TapTests(TestCase):
             issued = issue(authority, name, [], datetime.now(UTC))
             (self.home / f"{name}.pem").write_bytes(issued.certificate_pem)
             (self.home / f"{name}.key").write_bytes(issued.key_pem)
+            (self.home / f"{name}.key").chmod(0o600)
         (self.home / "jwks.json").write_text(json.dumps({"keys": [jwk(KEY, "k1")]}))
         self.port, self.mom_port = free_port(), free_port()
         (self.home / "bookd.toml").write_text(CONFIG.format(port=self.port, mom=self.mom_port))

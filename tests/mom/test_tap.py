@@ -26,6 +26,7 @@ from bookd.contract import metadata
 from bookd.contract.status import detail
 from bookd.errors import PermissionDenied, Unavailable
 from bookd.mom import tap
+from bookd.testing.ports import free_port
 from bookd.wire.mom.v1 import message_pb2
 from tests.gateway.kites import descriptor_set
 from tests.mom.processes import Spawned, spawn_mom
@@ -48,14 +49,6 @@ trusted = ["gateway"]
 """
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 class TapTests(TestCase):
     """A home of its own for each test."""
 
@@ -71,6 +64,7 @@ class TapTests(TestCase):
             issued = pki.issue(authority, name, [], datetime.now(UTC))
             (self.home / f"{name}.pem").write_bytes(issued.certificate_pem)
             (self.home / f"{name}.key").write_bytes(issued.key_pem)
+            (self.home / f"{name}.key").chmod(0o600)
         (self.home / "post.binpb").write_bytes(descriptor_set(POST))
         self.port, self.post_port = free_port(), free_port()
         self.configure()
