@@ -13,6 +13,7 @@ from bookd.bridge import tls
 from bookd.bridge.channel import Channel
 from bookd.bridge.desk import Desk
 from bookd.bridge.metrics import Metrics
+from bookd.bridge.modes import Exposed, require_private
 from bookd.bridge.server import ListenError, Server
 from bookd.bridge.stack import Stack
 from bookd.bridge.vitals import Ready, Vitals
@@ -59,14 +60,15 @@ def fail(name: str, error: object) -> NoReturn:
 
 def table(options: Options, name: str) -> tuple[Any, Path]:
     """The table of the daemon `name` ("orders") and the folder that its paths are relative to; ends the process when
-    the configuration cannot be used."""
+    the configuration cannot be used, or when others may read or change what is the daemon's own."""
     path = Path(options["config"])
     try:
         loaded, home = config.load(path)
         found = getattr(loaded, name)
         if found is None:
             raise config.ConfigError(f"{path}: no table [{name}]")
-    except config.ConfigError as error:
+        require_private(path, found)
+    except (config.ConfigError, Exposed) as error:
         fail(f"bookd-{name}", error)
     return found, home
 

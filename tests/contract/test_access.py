@@ -188,6 +188,7 @@ class GrpcTests(TestCase):
             issued = pki.issue(authority, name, [], now)
             (self.home / f"{name}.pem").write_bytes(issued.certificate_pem)
             (self.home / f"{name}.key").write_bytes(issued.key_pem)
+            (self.home / f"{name}.key").chmod(0o600)
         self.asked: list[str] = []
         self.server = Server(
             "127.0.0.1",

@@ -50,6 +50,7 @@ class TapTests(TestCase):
             issued = pki.issue(authority, name, [], now)
             (self.home / f"{name}.pem").write_bytes(issued.certificate_pem)
             (self.home / f"{name}.key").write_bytes(issued.key_pem)
+            (self.home / f"{name}.key").chmod(0o600)
         (self.home / "bookd.toml").write_text(CONFIG)
         self.options = tap.Options()
         self.options.parseOptions(["--config", str(self.home / "bookd.toml")])
