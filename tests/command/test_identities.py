@@ -11,8 +11,13 @@ from bookd import pki
 from bookd.command import certs
 from bookd.command.init import CERTIFIED
 from bookd.command.main import main
+from bookd.mom import schema, seals, store
+from bookd.mom.vault import Vault, guarded
+from bookd.storage.engine import open_engine
+from bookd.storage.migrate import upgrade
 from bookd.users import keys
 from tests.command.test_init import InitCase
+from tests.mom.room import NOW, draft
 
 
 class IdentitiesCase(InitCase):
@@ -59,6 +64,56 @@ class KeysTests(IdentitiesCase):
             result = self.run_command("keys", verb)
             self.assertEqual((result.exit_code, result.stderr.count("\n")), (1, 1), result.output)
         self.assertEqual(CliRunner().invoke(main, ["--home", "/nowhere", "keys", "rotate"]).exit_code, 1)
+
+
+class SealingKeysTests(IdentitiesCase):
+    """`bookd keys … --sealing`."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.folder = self.home.path / "seals"
+
+    def test_rotate_and_prune(self) -> None:
+        """A new key is made; the old one is removed only when the new one has sealed for a while and nothing in the database
+        needs the old one."""
+        (before,) = seals.load(self.folder)
+        result = self.run_command("keys", "rotate", "--sealing")
+        self.assertEqual(result.exit_code, 0, result.output)
+        (fresh,) = seals.load(self.folder).keys() - {before}
+        self.assertIn(fresh, result.output)
+        states = [line.split("  ")[2] for line in self.run_command("keys", "list", "--sealing").output.splitlines()]
+        self.assertEqual(states, ["will seal", "seals"])
+        engine = open_engine(self.home.path / "data" / "mom.sqlite")
+        self.addCleanup(engine.dispose)
+        upgrade(engine, "bookd.mom")
+        with guarded(engine, Vault(self.folder, lambda: 0.0, lambda: NOW)).begin() as connection:
+            store.keep(connection, draft(1), NOW)
+        self.assertIn("nothing to remove", self.run_command("keys", "prune", "--sealing").output)
+        for path in self.folder.glob("*.key"):
+            made = datetime.now(UTC) - timedelta(hours=2 if path.stem == before else 1)
+            path.write_bytes(f"Seals from: {made.isoformat()}\n".encode() + path.read_bytes().split(b"\n", 1)[1])
+        pruned = self.run_command("keys", "prune", "--sealing")
+        self.assertEqual((pruned.exit_code, len(seals.load(self.folder))), (0, 2), pruned.output)
+        self.assertIn("1 rows are sealed with it still", pruned.output)
+        with engine.begin() as connection:
+            for table in (schema.lanes, schema.messages):
+                connection.execute(table.delete())
+        self.assertIn(f"removed {self.folder / before}.key", self.run_command("keys", "prune", "--sealing").output)
+        self.assertEqual(list(seals.load(self.folder)), [fresh])
+
+    def test_none(self) -> None:
+        """Without keys, or where the configuration names no folder, each is one line and status 1; init makes a key."""
+        (path,) = self.folder.glob("*.key")
+        path.unlink()
+        for verb in ("list", "rotate", "prune"):
+            result = self.run_command("keys", verb, "--sealing")
+            self.assertEqual((result.exit_code, result.stderr.count("\n")), (1, 1), result.output)
+        self.assertEqual(self.init().exit_code, 0)
+        self.assertEqual(self.run_command("keys", "list", "--sealing").exit_code, 0)
+        self.home.config_file.write_text(
+            self.home.config_file.read_text().replace("sealing_keys =", "# sealing_keys =")
+        )
+        self.assertIn("sealing_keys", self.run_command("keys", "list", "--sealing").stderr)
 
 
 class CertsTests(IdentitiesCase):
