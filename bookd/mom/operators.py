@@ -17,6 +17,7 @@ from bookd.bridge.context import Context
 from bookd.bridge.crossing import shield
 from bookd.contract import paging
 from bookd.contract.descriptors import Contract
+from bookd.contract.redaction import redact
 from bookd.errors import FailedPrecondition, NotFound
 from bookd.mom import overview, records
 from bookd.mom.destination import Destination
@@ -220,7 +221,9 @@ class DeadLetters:
             packed = AnyMessage()
             packed.Pack(BytesValue(value=kept.request))
             return packed
-        return AnyMessage(type_url=_TYPES + method.request.DESCRIPTOR.full_name, value=kept.request)
+        shown = method.request.FromString(kept.request)
+        redact(shown)
+        return AnyMessage(type_url=_TYPES + shown.DESCRIPTOR.full_name, value=shown.SerializeToString())
 
 
 def _unknown(name: str) -> NotFound:

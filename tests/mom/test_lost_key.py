@@ -24,8 +24,12 @@ class LostKeyTests(CourierTestCase):
     def begin(self) -> None:
         """A new MOM, with a vault."""
         self.clock = Clock()
-        self.engine = guarded(self.engine, Vault(self.folder, lambda: self.clock.seconds(), self.now))
+        self.engine = guarded(self.engine, Vault(self.folder, self.seconds, self.now))
         super().begin()
+
+    def seconds(self) -> float:
+        """By the clock of the MOM that runs."""
+        return self.clock.seconds()
 
     def test_waits(self) -> None:
         """It is never delivered empty, costs no attempt, lets other lanes pass and none of its own, says why in the log, and
