@@ -367,6 +367,8 @@ def restore(home: Home, folder: Path) -> None:
     except OSError as error:
         raise CommandError(f"nothing was restored: {error}") from error
     click.echo(f"{home.path} is as {folder.absolute()} has it, of {manifest.made_at}")
+    if not (home.path / "seals").exists():
+        click.echo(f"What the MOM has kept opens with the keys of before only: put them into {home.path / 'seals'}")
     if not (home.path / "pki").exists():
         click.echo(f"Certificates and keys are made anew by: bookd --home {home.path} init")
         click.echo(
