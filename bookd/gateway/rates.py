@@ -29,7 +29,7 @@ from bookd.gateway.origin import Proxies, client_key
 from bookd.gateway.request import Request
 from bookd.wire.policy.v1 import policy_pb2
 
-# Seconds until a refusal is told.
+# Seconds until a refusal is told: about so many, as those who were refused together would come again together.
 REFUSED_AFTER = 1.0
 
 

@@ -6,6 +6,7 @@ between segments are the same.
 """
 
 from collections.abc import Callable, Iterable
+from random import uniform
 from typing import Any
 
 from google.protobuf.message import Message
@@ -141,7 +142,7 @@ class Gateway:
         try:
             asked = self._intake.understand(request, verb, *found)
         except ResourceExhausted:
-            await deferLater(request.channel.site.reactor, REFUSED_AFTER)
+            await deferLater(request.channel.site.reactor, REFUSED_AFTER * uniform(0.5, 1.5))  # noqa: S311
             raise
         if asked.method.server_streaming:
             if verb == "HEAD":

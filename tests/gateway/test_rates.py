@@ -138,7 +138,7 @@ class ServedTests(GatewayTestCase):
         for client in clients[10:]:
             client.transport.abortConnection()
         await self.until(lambda: all(b" 429 " in client.received for client in clients[:10]))
-        self.assertGreater(reactor.seconds() - began, 0.45)  # type: ignore[attr-defined]
+        self.assertGreater(reactor.seconds() - began, 0.25)  # type: ignore[attr-defined]
         self.assertEqual(self.flushLoggedErrors(), [])
 
     async def test_forwarded(self) -> None:
