@@ -119,6 +119,8 @@ class Gateway(_Table, kw_only=True):
     max_url: Count = 8192
     max_headers: Count = 16 * 1024
     max_header_count: Count = 100
+    # How deep messages may be nested in a body. No more than 64: protobuf's own limit is 100.
+    max_depth: Annotated[int, msgspec.Meta(ge=1, le=64)] = 64
     # A connection that sends nothing for so long is closed; how long a head may take to come, and how long a body.
     idle_timeout: Seconds = 60.0
     head_timeout: Seconds = 10.0

@@ -23,7 +23,7 @@ from google.protobuf.message import Message
 
 from bookd.contract import codec_text, template
 from bookd.contract.codec import Encoder, decode_json
-from bookd.contract.codec_decode import Report, filler, is_map, store
+from bookd.contract.codec_decode import MAX_DEPTH, Report, filler, is_map, store
 from bookd.contract.codec_encode import Write, field_writer
 from bookd.contract.descriptors import Contract, ContractError, Method
 from bookd.errors import BookdError, InvalidArgument, Violation
@@ -44,10 +44,11 @@ _Path = Sequence[FieldDescriptor]
 class Binding:
     """A rule that fits its rpc. `verb` is the HTTP verb ("*" for all), `template` the path."""
 
-    def __init__(self, method: Method, rule: http_pb2.HttpRule) -> None:
+    def __init__(self, method: Method, rule: http_pb2.HttpRule, max_depth: int = MAX_DEPTH) -> None:
         """Compile. Raises `ContractError` that names the rpc when the rule does not fit it."""
         self.method = method
         self.rule = rule
+        self._max_depth = max_depth
         request: Any = method.request.DESCRIPTOR
         response: Any = method.response.DESCRIPTOR
         self._pool = request.file.pool
@@ -75,7 +76,7 @@ class Binding:
 
         `variables` are what the template matched, decoded; `query` is what stands after the question mark, encoded.
         """
-        message, report = self.method.request(), Report()
+        message, report = self.method.request(), Report(self._max_depth)
         content: object = None
         if body.strip():
             content = decode_json(body)
@@ -207,8 +208,8 @@ class Binding:
         mask.paths.extend(path.removeprefix(f"{body.name}.") for path in paths if path not in self._variables)
 
 
-def bindings(contract: Contract) -> list[Binding]:
-    """Every HTTP rule of the contract, compiled, in the order of the rpcs.
+def bindings(contract: Contract, max_depth: int = MAX_DEPTH) -> list[Binding]:
+    """Every HTTP rule of the contract, compiled, in the order of the rpcs; bodies may be nested so deep.
 
     Raises `ContractError` naming the rpc whose rule does not fit, or both when two rules match the same requests.
     """
@@ -218,7 +219,7 @@ def bindings(contract: Contract) -> list[Binding]:
         for index, rule in enumerate(method.http):
             if index and rule.additional_bindings:
                 raise ContractError(f"{method.path}: an additional binding must not have further ones")
-            binding = Binding(method, rule)
+            binding = Binding(method, rule, max_depth)
             other = taken.setdefault((binding.verb, binding.template.shape), binding)
             if other is not binding:
                 raise ContractError(

@@ -21,17 +21,22 @@ MAX_DEPTH: Final = 64
 MAX_VIOLATIONS: Final = 20
 _MAX_PATH: Final = 200
 
-_TOO_DEEP = f"is nested deeper than {MAX_DEPTH} levels"
 _NO_OBJECT = "must be an object"
 _NO_ARRAY = "must be an array"
 _NO_NULL = "must not be null here"
 
 
 class Report:
-    """What is wrong with a request, with the paths that the client sees."""
+    """What is wrong with a request, with the paths that the client sees; and how deep messages may be nested in it,
+    `MAX_DEPTH` at most."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_depth: int = MAX_DEPTH) -> None:
         self.violations: list[Violation] = []
+        self.max_depth = max_depth
+
+    def too_deep(self, path: str) -> None:
+        """Note that what stands at `path` is nested too deeply."""
+        self.add(path, f"is nested deeper than {self.max_depth} levels")
 
     def add(self, path: str, description: str) -> None:
         """Note that the value at `path` is wrong. The violations after the last one that is told are dropped."""
@@ -105,8 +110,8 @@ def _plain(descriptor: Descriptor, pool: DescriptorPool) -> Fill:
         if type(value) is not dict:
             report.add(path, _NO_OBJECT)
             return
-        if depth > MAX_DEPTH:
-            report.add(path, _TOO_DEEP)
+        if depth > report.max_depth:
+            report.too_deep(path)
             return
         if not fields:
             # Compiled at its first use, since a type may hold itself.
@@ -315,8 +320,8 @@ def _struct(descriptor: Descriptor, pool: DescriptorPool) -> Fill:
         if type(value) is not dict:
             report.add(path, _NO_OBJECT)
             return
-        if depth > MAX_DEPTH:
-            report.add(path, _TOO_DEEP)
+        if depth > report.max_depth:
+            report.too_deep(path)
             return
         for key, item in value.items():
             here = join(path, key)
@@ -335,8 +340,8 @@ def _list(descriptor: Descriptor, pool: DescriptorPool) -> Fill:
         if type(value) is not list:
             report.add(path, _NO_ARRAY)
             return
-        if depth > MAX_DEPTH:
-            report.add(path, _TOO_DEEP)
+        if depth > report.max_depth:
+            report.too_deep(path)
             return
         for index, item in enumerate(value):
             _fill_value(message.values.add(), item, f"{path}[{index}]", report, depth + 1)
@@ -373,8 +378,8 @@ def _any(descriptor: Descriptor, pool: DescriptorPool) -> Fill:
         if type(value) is not dict:
             report.add(path, _NO_OBJECT)
             return
-        if depth > MAX_DEPTH:
-            report.add(path, _TOO_DEEP)
+        if depth > report.max_depth:
+            report.too_deep(path)
             return
         if not value:
             return
@@ -404,7 +409,7 @@ def _any(descriptor: Descriptor, pool: DescriptorPool) -> Fill:
         try:
             message.value = inner.SerializeToString(deterministic=True)
         except (EncodeError, DecodeError):
-            report.add(path, _TOO_DEEP)
+            report.too_deep(path)
 
     return fill
 

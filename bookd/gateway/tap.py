@@ -135,7 +135,7 @@ def makeService(options: daemon.Options) -> IService:
     identities = [table.identity, *([table.https] if table.https is not None else [])]
     metrics, vitals = daemon.vitals(NAME, clock, home, table.metrics_port, *identities)
     try:
-        routes = bindings(contract)
+        routes = bindings(contract, table.max_depth)
         router = route_table(routes)
         document = msgspec.json.encode(openapi.document(contract, routes, title="bookd", version="1"))
         revocations = Revocations(table.token_lifetime + LEEWAY, now)

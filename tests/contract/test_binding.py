@@ -52,6 +52,14 @@ class BindingTests(SynchronousTestCase):
         error = self.assertRaises(InvalidArgument, binding(name).bind, variables, query, body)
         return [each.field for each in error.violations]
 
+    def test_depth(self) -> None:
+        """A body that is nested deeper than the configuration says is refused, with the limit."""
+        narrow = {each.method.path: each for each in bindings(kites.contract(SHELVES), 1)}
+        update = narrow["/shelves.v1.ShelfService/Update"]
+        update.bind({"shelf.shelf_id": "7"}, "", b'{"board_count": 1}')
+        error = self.assertRaises(InvalidArgument, update.bind, {"shelf.shelf_id": "7"}, "", b'{"inner": {"tag": "t"}}')
+        self.assertIn("deeper than 1 levels", error.violations[0].description)
+
     def test_query(self) -> None:
         """Nested, repeated, enum and duration fields, in both spellings."""
         for query in (
