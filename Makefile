@@ -42,7 +42,7 @@ fuzz-api: $(VENV)/.installed-dev
 # Runs each parser of what strangers send so many times, guided by coverage; what it learns stays in FUZZED. docs/security.md.
 RUNS ?= 1000000
 FUZZED ?= $(VENV)/fuzz
-TARGETS ?= templates transcoder messages requests idempotency_keys preferences other_headers catalogues page_tokens trunk_frames
+TARGETS ?= templates transcoder messages requests idempotency_keys preferences other_headers catalogues page_tokens trunk_frames sealed
 
 fuzz: $(VENV)/.installed-fuzz
 	for target in $(TARGETS); do nice -n 19 $(BIN)/python -m tests.fuzz $$target $(RUNS) $(FUZZED)/$$target || exit 1; done

@@ -142,7 +142,7 @@ def _load(path: Path) -> Seal:
         first, second = data.decode("ascii").splitlines()
         since = datetime.fromisoformat(first.removeprefix(_FROM)).astimezone(UTC)
         key = b64decode(second, validate=True)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise SealsError(f"{path}: is no sealing key as `bookd init` makes them") from error
     if len(key) != SIZE:
         raise SealsError(f"{path}: holds {len(key)} bytes, and a key has {SIZE}")

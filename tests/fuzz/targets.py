@@ -25,9 +25,11 @@ from bookd.contract.codec import Decoder, Encoder, decode_json
 from bookd.contract.descriptors import load, shipped
 from bookd.errors import BookdError, InvalidArgument
 from bookd.gateway import headers
+from bookd.mom import seals
 from bookd.wire.bridge.v1.trunk_pb2 import Frame
 from tests.contract.kinds import kind
 
+_KEY = bytes(range(32))
 SEEDS = Path(__file__).with_name("seeds")
 
 
@@ -223,6 +225,39 @@ def page_tokens(data: bytes) -> None:
             assert (again, filter_) == ([text_of(data), len(data)], "list")
 
 
+def sealed(data: bytes) -> None:
+    """Kept calls: what is sealed opens as itself, bound as it was; changed in any place, cut, or bound otherwise it does not,
+    and neither does anything that was never sealed. A file of anything is a key, or is said to be none."""
+    try:
+        seals.open_(_KEY, data, b"bound")
+    except seals.Broken:
+        pass
+    else:
+        raise AssertionError("it was never sealed")
+    box = seals.close(_KEY, data, data[:9])
+    assert seals.open_(_KEY, box, data[:9]) == data
+    place = len(data) * 31 % len(box)
+    changed = bytearray(box)
+    changed[place] ^= 1 << len(data) % 8
+    for broken, bound in (
+        (bytes(changed), data[:9]),
+        (box[:place], data[:9]),
+        (box + b"x", data[:9]),
+        (box, data[:9] + b"x"),
+    ):
+        try:
+            seals.open_(_KEY, broken, bound)
+        except seals.Broken:
+            continue
+        raise AssertionError("it was changed, and opened")
+    if data[:6] == b"Seals ":
+        path = Path(_folder().name) / "0123456789abcdef.key"
+        path.write_bytes(data)
+        path.chmod(0o600)
+        with suppress(seals.SealsError):
+            seals.load(path.parent)
+
+
 class _Answers:
     """A server with one method, in the exchange's place for one."""
 
@@ -296,10 +331,11 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         catalogues,
         page_tokens,
         trunk_frames,
+        sealed,
     )
 }
 
 
-def seeds(name: str) -> list[bytes]:
+def kept(name: str) -> list[bytes]:
     """The inputs that are kept for a target: its seeds, and what once made it fail."""
     return [path.read_bytes() for path in sorted((SEEDS / name).iterdir())]

@@ -4,7 +4,8 @@ from random import Random
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.fuzz.targets import TARGETS, seeds
+from tests.fuzz import targets
+from tests.fuzz.targets import TARGETS
 
 MANY = 5000
 
@@ -37,15 +38,15 @@ class TargetsTests(SynchronousTestCase):
     def test_kept(self) -> None:
         """What is kept does no harm."""
         for name in TARGETS:
-            self.assertGreater(len(seeds(name)), 3, name)
-            for data in seeds(name):
+            self.assertGreater(len(targets.kept(name)), 3, name)
+            for data in targets.kept(name):
                 self.check(name, data)
 
     def test_changed(self) -> None:
         """Neither does what is near to it."""
         chance = Random(4)
         for name in TARGETS:
-            kept = seeds(name)
+            kept = targets.kept(name)
             for _ in range(MANY):
                 self.check(name, changed(kept, chance))
 
