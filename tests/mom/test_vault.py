@@ -11,8 +11,24 @@ from bookd.mom import forgetting, journal, operations, overview, seals, settling
 from bookd.mom.journal import Fact, Filter
 from bookd.mom.machine import Event, MessageState
 from bookd.mom.schema import messages
+from bookd.mom.spool import Spool
+from bookd.mom.upkeep import SOON, Retention, Upkeep
 from bookd.mom.vault import Vault, guarded
-from tests.mom.room import DAY, DEAD, DESTINATION, NOW, SECOND, StoreTestCase, done, draft, number_id, post, receipt
+from bookd.testing.desk import ImmediateDesk
+from tests.mom.room import (
+    DAY,
+    DEAD,
+    DESTINATION,
+    NOW,
+    POLICY,
+    SECOND,
+    StoreTestCase,
+    done,
+    draft,
+    number_id,
+    post,
+    receipt,
+)
 
 SECRET = b"correct horse battery staple"
 
@@ -134,6 +150,27 @@ class SealedTests(VaultCase):
         for each in kept:
             self.do(settling.finish, each.seq, done(), NOW)
         self.assertEqual(self.do(overview.queue, DESTINATION).bytes, len(self.row(9).request))
+
+    def test_upkeep(self) -> None:
+        """The upkeep of a MOM that was given keys seals what is there, in batches, while messages come and go, and then
+        rests."""
+        sealed, self.engine = self.engine, self.plain
+        kept = [self.keep(number, f"lane{number}", request=SECRET) for number in range(250)]
+        self.engine = sealed
+        self.clock.advance(NOW / 1e6)
+        spool = Spool(ImmediateDesk(self.engine), lambda: NOW)
+        upkeep = Upkeep(self.clock, spool, post(), POLICY, Retention(DAY, DAY, DAY))
+        upkeep.startService()
+        self.assertEqual([self.row(number).key_id is None for number in (0, 249)], [False, True])
+        self.do(settling.finish, kept[249].seq, done(), NOW)
+        for _ in range(3):
+            self.clock.advance(SOON)
+        self.assertEqual({self.row(number).key_id for number in range(250)}, {self.first.key_id})
+        self.assertNotIn(SECRET, self.dump())
+        self.assertEqual(self.found(number_id(249)).response, done().response)
+        (rest,) = self.clock.getDelayedCalls()
+        self.assertGreater(rest.getTime(), self.clock.seconds() + 1)
+        upkeep.stopService()
 
 
 class AttackTests(VaultCase):
