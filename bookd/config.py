@@ -147,6 +147,11 @@ class Gateway(_Table, kw_only=True):
     token_lifetime: Seconds = 3600.0
     # Who was refused, and who did what by the right of a role.
     audit: str = "log/gateway.audit.jsonl"
+    # Every request, one JSON object a line; nowhere when empty. The file is moved aside when it has so many bytes, and so
+    # many of those are kept.
+    access: str = "log/gateway.access.jsonl"
+    access_size: Count = 64 * 1024 * 1024
+    access_files: Count = 5
     grace: Seconds = 2.5
     # Issuers elsewhere whose access tokens are taken beside those of the users daemon.
     issuers: list[Issuer] = []

@@ -6,6 +6,7 @@ make no sense.
 
 import re
 from collections.abc import Callable, Sequence
+from secrets import token_hex
 
 from attrs import frozen
 
@@ -38,7 +39,7 @@ def request_id(given: str | None, new_id: Callable[[], str]) -> str:
     return given if given is not None and _REQUEST_ID.fullmatch(given) else new_id()
 
 
-def traceparent(given: str | None, new_id: Callable[[], str]) -> str:
+def traceparent(given: str | None) -> str:
     """The W3C trace context: the client's when it is well formed, else that of a new, unsampled trace."""
     match = _TRACEPARENT.fullmatch(given.strip()) if given is not None else None
     if match is not None:
@@ -46,8 +47,8 @@ def traceparent(given: str | None, new_id: Callable[[], str]) -> str:
         zero = not trace.strip("0") or not parent.strip("0")
         if version != "ff" and not zero and not (version == "00" and rest):
             return f"00-{trace}-{parent}-{flags}"
-    trace, parent = (new_id().replace("-", "") for _ in range(2))
-    return f"00-{trace}-{parent[-16:]}-00"
+    made = token_hex(24)
+    return f"00-{made[:32]}-{made[32:]}-00"
 
 
 def deadline(grpc_timeout: str | None, request_timeout: str | None) -> float | None:

@@ -75,7 +75,6 @@ class Intake:
         """Read, check and authorize a request whose path and verb fit `binding`. Raises what is wrong with it."""
         method = binding.method
         request.route = binding.template.text
-        request.address = self._rates.address(request)
         if method.access.audience != policy_pb2.AUDIENCE_PUBLIC:
             request.vary.add("Authorization")
         authorization = one(request, "authorization")
@@ -118,7 +117,7 @@ class Intake:
     ) -> Metadata:
         found: list[tuple[str, str | bytes]] = [
             (keys.REQUEST_ID, request.request_id),
-            (keys.TRACEPARENT, headers.traceparent(one(request, "traceparent"), self._new_id)),
+            (keys.TRACEPARENT, headers.traceparent(one(request, "traceparent"))),
         ]
         if principal is not None:
             found.append((keys.PRINCIPAL, principal.SerializeToString()))

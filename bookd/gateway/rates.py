@@ -95,23 +95,17 @@ class Rates:
 
     def arrived(self, request: Request) -> None:
         """Count a request that has just come."""
-        _take(self._address, request, self._client(request))
+        request.address = self._proxies.client(request.channel.host, request.every("x-forwarded-for"))
+        _take(self._address, request, client_key(request.address))
 
     def identified(
         self, request: Request, method: Method, principal: policy_pb2.Principal | None, *, read: bool
     ) -> None:
         """Count a request of which it is known who asks for what."""
         if not read and method.access.audience == policy_pb2.AUDIENCE_PUBLIC:
-            _take(self._strangers, request, self._client(request))
+            _take(self._strangers, request, client_key(request.address))
         elif principal is not None:
             _take(self._principal, request, principal.subject)
-
-    def address(self, request: Request) -> str:
-        """The address of the client."""
-        return self._proxies.client(request.channel.host, request.every("x-forwarded-for"))
-
-    def _client(self, request: Request) -> str:
-        return client_key(self.address(request))
 
 
 def _take(buckets: Buckets, request: Request, client: str) -> None:

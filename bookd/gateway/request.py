@@ -24,6 +24,8 @@ _ALWAYS = {
     "Strict-Transport-Security": "max-age=31536000",
 }
 _REFUSED = (401, 403)
+# Characters of a verb that clients made up.
+_LONGEST_VERB = 32
 # What clients run into day by day: it says nothing about anybody.
 _USUAL = ("", "TOKEN_MISSING", "TOKEN_EXPIRED")
 
@@ -36,11 +38,11 @@ class Request(server.Request):
     channel: Any
 
     request_id = ""
-    # For the log: the template that matched, and who asked.
+    # For the logs: the template that matched, who asked, and from where.
     route = ""
     subject = ""
-    # For the audit log: where the client is, why it was refused, and whether it writes by the right of a role.
     address = ""
+    # For the audit log: why it was refused, and whether it writes by the right of a role.
     reason = ""
     privileged = False
     _received = 0
@@ -67,6 +69,7 @@ class Request(server.Request):
     def identify(self, site: Any) -> None:
         """Give the request its id and its common headers. Twisted calls nothing of ours before the headers are in."""
         self._began = site.reactor.seconds()
+        self.address = self.channel.host
         given = self.every("x-request-id")
         self.request_id = headers.request_id(given[0] if len(given) == 1 else None, site.new_id)
         for name, value in _ALWAYS.items():
@@ -124,7 +127,7 @@ class Request(server.Request):
         return problem.response(InvalidArgument("the request line or the Host header cannot be read"), self.request_id)
 
     def record(self, status: int) -> None:
-        """Write the line of the access log."""
+        """Tell the logs and the counts how the request ended."""
         site = self.site or self.channel.site
         if self.privileged or (status in _REFUSED and self.reason not in _USUAL):
             site.audit(
@@ -140,14 +143,14 @@ class Request(server.Request):
         verb = self.method.decode("ascii", "replace") if self.method else "-"
         # What clients may make up is not counted by name.
         site.count(seconds, str(status), verb if verb in VERBS else OTHER, self.route or OTHER)
-        site.logger.info(
-            "{method} {route} {status} in {milliseconds} ms, request {request_id}, subject {subject}",
-            method=verb,
-            route=self.route or "-",
-            status=status,
-            milliseconds=round(seconds * 1000, 1),
-            request_id=self.request_id,
-            subject=self.subject or "-",
+        site.access(
+            verb[:_LONGEST_VERB],
+            self.route,
+            status,
+            seconds,
+            self.request_id,
+            self.subject,
+            self.address,
         )
 
 

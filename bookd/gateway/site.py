@@ -10,6 +10,7 @@ from twisted.web.resource import IResource
 
 from bookd.bridge.audit import Record, nothing
 from bookd.bridge.metrics import Count, uncounted
+from bookd.gateway import access
 from bookd.gateway.connection import Connection
 from bookd.gateway.cors import Cors
 from bookd.gateway.origin import Proxies
@@ -36,7 +37,7 @@ class Bounds:
 
 class Site(server.Site):
     """The factory of connections. `new_id` makes request ids; `cors` knows the pages of others that may ask; `audit` hears
-    of refusals, and of what was done by the right of a role, `count` of every request that has ended."""
+    of refusals, and of what was done by the right of a role, `count` and `access` of every request that has ended."""
 
     reactor: Any
 
@@ -50,6 +51,7 @@ class Site(server.Site):
         reactor: Any,
         audit: Record = nothing,
         count: Count = uncounted,
+        access: access.Record = access.nothing,
     ) -> None:
         super().__init__(
             resource,
@@ -62,10 +64,11 @@ class Site(server.Site):
         self.bounds = bounds
         self.cors = cors
         self.displayTracebacks = False
-        self.logger = Logger(namespace="bookd.gateway.access")
+        self.logger = Logger()
         self.new_id = new_id
         self.audit = audit
         self.count = count
+        self.access = access
         # Each connection with the address that it came from, and how many came from each address.
         self.connections: dict[Connection, str] = {}
         self._of: dict[str, int] = {}

@@ -24,6 +24,8 @@ from bookd.contract import openapi
 from bookd.contract.binding import bindings
 from bookd.contract.codec import encode
 from bookd.contract.descriptors import Contract, ContractError
+from bookd.gateway import access
+from bookd.gateway.access import AccessLog
 from bookd.gateway.calls import Calls
 from bookd.gateway.cors import Cors
 from bookd.gateway.intake import Intake, Limits
@@ -162,6 +164,7 @@ def makeService(options: daemon.Options) -> IService:
         seconds=clock.seconds,
     )
     audit = AuditLog(home / table.audit, "gateway", now)
+    lines = AccessLog(home / table.access, table.access_size, table.access_files, now, clock) if table.access else None
     site = Site(
         gateway.app.resource(),
         bounds(table, proxies),
@@ -170,10 +173,21 @@ def makeService(options: daemon.Options) -> IService:
         reactor=clock,
         audit=audit,
         count=metrics.requests("http", ("verb", "route")),
+        access=lines or access.nothing,
     )
     metrics.gauge("bookd_http_connections", "Connections of clients.").set_function(lambda: len(site.connections))
     listener = Listener(table.host, table.port, site, tls, grace=table.grace, reactor=clock)
     front = MultiService()
     calls.setServiceParent(front)
     listener.setServiceParent(front)
-    return daemon.daemon(NAME, vitals, audit, channel, Feed(channel, revocations, clock), fetching, front, streams)
+    return daemon.daemon(
+        NAME,
+        vitals,
+        audit,
+        *([lines] if lines else []),
+        channel,
+        Feed(channel, revocations, clock),
+        fetching,
+        front,
+        streams,
+    )
