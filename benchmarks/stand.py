@@ -15,6 +15,7 @@ from urllib.request import Request, urlopen
 
 from bookd.command.home import Home
 from bookd.command.init import METRICS_PORTS, PORTS, make_home
+from bookd.testing import ports
 
 SECONDS_TO_START = 60
 
@@ -25,18 +26,7 @@ class BenchError(Exception):
 
 def free_offset() -> int:
     """An offset at which all ports of a suite are free."""
-    for offset in range(2000, 12000, 10):
-        if all(_is_free(port + offset) for port in (*PORTS.values(), *METRICS_PORTS.values())):
-            return offset
-    raise BenchError("no ports are free")
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return ports.free_offset((*PORTS.values(), *METRICS_PORTS.values()))
 
 
 @contextmanager
@@ -57,11 +47,11 @@ def suite(folder: Path) -> Iterator[Home]:
 @contextmanager
 def chain(home: Home, folder: Path) -> Iterator[int]:
     """FastAPI, grpc.aio, grpc.aio over the suite's own database; answers the port of its gateway."""
-    ports = [free_port() for _ in range(3)]
+    inventory, middle, gateway = chosen = ports.free_ports(3)
     roles = [
-        ["inventory", "--port", str(ports[0]), "--database", str(home.path / "data" / "inventory.sqlite")],
-        ["middle", "--port", str(ports[1]), "--next", str(ports[0])],
-        ["gateway", "--port", str(ports[2]), "--next", str(ports[1])],
+        ["inventory", "--port", str(inventory), "--database", str(home.path / "data" / "inventory.sqlite")],
+        ["middle", "--port", str(middle), "--next", str(inventory)],
+        ["gateway", "--port", str(gateway), "--next", str(middle)],
     ]
     environment = {**os.environ, "GRPC_VERBOSITY": "NONE"}
     with (folder / "chain.log").open("wb") as log:
@@ -75,9 +65,9 @@ def chain(home: Home, folder: Path) -> Iterator[int]:
             for role in roles
         ]
         try:
-            for port in ports:
-                _await(lambda port=port: not _is_free(port), running[0], folder / "chain.log")  # type: ignore[misc]
-            yield ports[2]
+            for port in chosen:
+                _await(lambda port=port: _listens(port), running[0], folder / "chain.log")  # type: ignore[misc]
+            yield gateway
         finally:
             for each in running:
                 each.terminate()
@@ -119,14 +109,12 @@ def processor_seconds(home: Home) -> Mapping[str, float]:
     return found
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("localhost", port), 1).close()
+    except OSError:
+        return False
+    return True
 
 
 def _await(condition: object, process: "subprocess.Popen[bytes]", log: Path) -> None:
