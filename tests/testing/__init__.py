@@ -1,0 +1,1 @@
+"""Tests of what bookd ships for tests."""
