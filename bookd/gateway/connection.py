@@ -75,9 +75,9 @@ class Connection(HTTPChannel):
     def dataReceived(self, data: bytes) -> None:
         """Take bytes; after a refusal, count and drop them."""
         if not self._refused:
-            if self._hurry is None and not self._handlingRequest:
-                self._hurry = self.callLater(self.site.bounds.head_timeout, self._too_slow)
             super().dataReceived(data)
+            if self._hurry is None and not self._handlingRequest and not self._refused:
+                self._begun()
             return
         self._dropped += len(data)
         if self._dropped > _LINGER_BYTES:
@@ -147,8 +147,6 @@ class Connection(HTTPChannel):
             self.refuse(too_large(self.site.bounds.max_body))
             return
         self._no_hurry()
-        if self.length != 0:
-            self._hurry = self.callLater(self.site.bounds.body_timeout, self._too_slow)
         super().allHeadersReceived()
 
     def allContentReceived(self) -> None:
@@ -195,6 +193,13 @@ class Connection(HTTPChannel):
             self._too_slow()
         else:
             super().timeoutConnection()
+
+    def _begun(self) -> None:
+        """Time what has begun to come and is not complete. What comes in one piece, as most does, needs no timer."""
+        if not self.line_mode:
+            self._hurry = self.callLater(self.site.bounds.body_timeout, self._too_slow)
+        elif self.requests or self._buffer:
+            self._hurry = self.callLater(self.site.bounds.head_timeout, self._too_slow)
 
     def _too_slow(self) -> None:
         self.refuse(DeadlineExceeded("the request took too long to arrive", reason=problem.REQUEST_TOO_SLOW))

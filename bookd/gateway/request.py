@@ -3,10 +3,12 @@
 What a response depends on beside its address is collected in `vary` and told in one header when the response begins.
 """
 
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from klein import Response
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from twisted.web import server
 from twisted.web.http import datetimeToString
@@ -47,6 +49,8 @@ class Request(server.Request):
     privileged = False
     _received = 0
     _began = 0.0
+    # The answer to come, of a request that a route of the contract answers.
+    _serving: Deferred[None] | None = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -80,16 +84,36 @@ class Request(server.Request):
 
     def process(self) -> None:
         """Answer the request: Twisted calls this once it is complete."""
-        self.identify(self.channel.site)
-        self.notifyFinish().addCallbacks(lambda _: self.record(self.code), lambda _: self.record(499))
-        self.site = self.channel.site
+        self.site = site = self.channel.site
+        self.identify(site)
+        self.notifyFinish().addCallbacks(self._ended, self._left)
         if not _readable(self):
             self.answer(self._bad())
         elif self.path == b"*":
-            self.prepath, self.postpath = [], []
             self.answer(Response(204, {"Allow": ", ".join(VERBS)}, b"") if self.method == b"OPTIONS" else self._bad())
-        else:
+        elif self.path in site.gateway.own:
             super().process()
+        else:
+            self._serving = Deferred.fromCoroutine(site.gateway.serve(self))
+            self._serving.addCallback(self._served).addErrback(self.processingFailed)
+
+    def _served(self, response: Response | None) -> None:
+        self._serving = None
+        if self._disconnected:
+            return
+        if response is None:
+            self.finish()
+        else:
+            self.answer(response)
+
+    def _ended(self, _: object) -> None:
+        self.record(self.code)
+
+    def _left(self, _: Failure) -> None:
+        """The client has left: what it asked for is given up."""
+        self.record(499)
+        if self._serving is not None:
+            self._serving.cancel()
 
     def body(self) -> bytes:
         """The whole body."""
@@ -108,12 +132,11 @@ class Request(server.Request):
             self.setHeader("Vary", ", ".join(sorted(self.vary)))
         super().write(data)
 
-    def processingFailed(self, reason: Failure) -> Failure:
+    def processingFailed(self, reason: Failure) -> None:
         """Tell of a failure that nothing else told of. Never a traceback."""
         self.site.logger.failure("request {request_id} failed", failure=reason, request_id=self.request_id)
         if not self.startedWriting and not self._disconnected:
             self.answer(problem.response(Internal("failed"), self.request_id))
-        return reason
 
     def answer(self, response: Response) -> None:
         """Send a whole response."""
@@ -161,10 +184,20 @@ def too_large(limit: int) -> BookdError:
 
 def _readable(request: Request) -> bool:
     """Whether verb, path and host are such that the router can read them."""
+    path = request.path
     try:
-        unquote_to_bytes(request.path).decode("utf-8")
+        if b"%" in path:
+            unquote_to_bytes(path).decode("utf-8")
         request.method.decode("ascii")
-        request.getRequestHostname().decode("ascii").partition(":")[0].encode("idna")
     except UnicodeError:
         return False
-    return request.path.startswith(b"/") or request.path == b"*"
+    return _is_host(request.getRequestHostname()) and (path.startswith(b"/") or path == b"*")
+
+
+@lru_cache(maxsize=1024)
+def _is_host(name: bytes) -> bool:
+    try:
+        name.decode("ascii").partition(":")[0].encode("idna")
+    except UnicodeError:
+        return False
+    return True

@@ -6,7 +6,6 @@ from attrs import field, frozen
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.web import server
-from twisted.web.resource import IResource
 
 from bookd.bridge.audit import Record, nothing
 from bookd.bridge.metrics import Count, uncounted
@@ -36,14 +35,15 @@ class Bounds:
 
 
 class Site(server.Site):
-    """The factory of connections. `new_id` makes request ids; `cors` knows the pages of others that may ask; `audit` hears
-    of refusals, and of what was done by the right of a role, `count` and `access` of every request that has ended."""
+    """The factory of connections. `gateway` is a `bookd.gateway.routes.Gateway`; `new_id` makes request ids; `cors` knows
+    the pages of others that may ask; `audit` hears of refusals, and of what was done by the right of a role, `count` and
+    `access` of every request that has ended."""
 
     reactor: Any
 
     def __init__(
         self,
-        resource: IResource,
+        gateway: Any,
         bounds: Bounds,
         cors: Cors,
         *,
@@ -54,13 +54,14 @@ class Site(server.Site):
         access: access.Record = access.nothing,
     ) -> None:
         super().__init__(
-            resource,
+            gateway.app.resource(),
             requestFactory=Request,
             timeout=bounds.idle_timeout,
             reactor=reactor,
             parsePOSTFormSubmission=False,
         )
         self.protocol = Connection  # type: ignore[assignment]
+        self.gateway = gateway
         self.bounds = bounds
         self.cors = cors
         self.displayTracebacks = False

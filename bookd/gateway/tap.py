@@ -166,7 +166,7 @@ def makeService(options: daemon.Options) -> IService:
     audit = AuditLog(home / table.audit, "gateway", now)
     lines = AccessLog(home / table.access, table.access_size, table.access_files, now, clock) if table.access else None
     site = Site(
-        gateway.app.resource(),
+        gateway,
         bounds(table, proxies),
         Cors(table.cors_origins),
         new_id=new_id,

@@ -220,7 +220,7 @@ class GatewayTestCase(TestCase):
             seconds=reactor.seconds,
         )
         self.site = Site(
-            self.gateway.app.resource(),
+            self.gateway,
             Bounds(**{"max_body": 100_000, "idle_timeout": 30.0, "proxies": proxies, **self.bounds}),
             Cors(self.origins),
             new_id=self.new_id,
