@@ -53,7 +53,7 @@ ROUNDS ?= 5
 hostile: $(VENV)/.installed-dev
 	BOOKD_ROUNDS=$(ROUNDS) $(BIN)/python tests/run.py --temp-directory $(VENV)/trial tests.hostile
 
-# Measures bookd beside its peers; wants wrk, and a machine that does nothing else. ARGS="--rounds 3 --out figures.json"
+# Measures bookd beside its peers; wants wrk, and a machine that does nothing else. ARGS="--only read orders"
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.run $(ARGS)
 

@@ -1,119 +1,111 @@
-"""Measures reads through all hops beside a peer that does the same: `python -m benchmarks.run`, or `make bench`.
+"""Measures bookd as it ships, through its front door: `python -m benchmarks.run`, or `make bench`.
 
-GET /v1/books/{id} over HTTPS with a token, through gateway, MOM and inventory over mutual TLS, against FastAPI on uvicorn
-and two grpc.aio processes with the same certificates, token and database (`benchmarks.peers.chain`). Both stand at the
-same time; rounds alternate between them, and what is told is the median of each and their ratio, as machines are noisy.
-An error in a round voids the run.
+A suite under `bookd up` with 10,000 books, on free ports, in a temporary home: HTTPS with a token, mutual TLS between the
+daemons, everything durable, all limits and logs on. wrk asks; `benchmarks/scenarios` says for what. What is compared stands
+at the same time and is measured in turns, and what is told is the median of the rounds and its ratio to another's, as
+machines are noisy. An error voids the run; so does an order that was acknowledged and is not there afterwards.
+
+    make bench ARGS="--only read orders --connections 32 --rounds 5"
 """
 
 import argparse
-import json
-import re
-import shutil
-import statistics
-import subprocess
+import os
 import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-from benchmarks import stand
+from benchmarks import report, stage, wrk
+from benchmarks.scenarios import growth, reads, resources, writes
+from benchmarks.stage import Figures, Options, Stage, Turns
 from benchmarks.stand import BenchError
 
-SCALE = {"us": 0.001, "ms": 1.0, "s": 1000.0}
+# With a suite that all of them share, in this order; and on their own.
+SHARED: dict[str, Callable[[Stage], None]] = {
+    "hop": reads.hop,
+    "read": reads.read,
+    "search": reads.search,
+    "patch": writes.patch,
+    "orders": writes.orders,
+    "accept": writes.accept,
+    "mixed": writes.mixed,
+    "memory": resources.loaded,
+}
+ALONE: dict[str, Callable[[Path, Options, Turns, Figures], None]] = {
+    "starts": resources.starts,
+    "growth": growth.growth,
+}
+SIZES = (1_000, 10_000, 100_000)
 
 
-def load(url: str, token: str, connections: int, seconds: int) -> dict[str, float]:
-    """One round of wrk: requests a second, and the median and 99th percentile in milliseconds."""
-    command = [
-        "wrk",
-        "-t1",
-        f"-c{connections}",
-        f"-d{seconds}",
-        "--latency",
-        "-H",
-        f"Authorization: Bearer {token}",
-        url,
-    ]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 30).stdout
-    if "Non-2xx" in said or "Socket errors" in said:
-        raise BenchError(f"requests failed: {said}")
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", said)
-    shares = dict(re.findall(r"^\s+(50|99)%\s+(\S+)$", said, re.MULTILINE))
-    assert rate is not None, said
-    return {"rate": float(rate[1]), **{f"p{share}": _milliseconds(text) for share, text in shares.items()}}
-
-
-def _milliseconds(text: str) -> float:
-    number, unit = re.fullmatch(r"([\d.]+)(us|ms|s)", text).groups()  # type: ignore[union-attr]
-    return float(number) * SCALE[unit]
-
-
-def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each number of connections."""
-    rows = []
-    with TemporaryDirectory(prefix="bookd-bench-") as name:
-        folder = Path(name)
-        with stand.suite(folder) as home, stand.chain(home, folder) as port:
-            token, book = stand.log_in(home), stand.a_book(home)
-            urls = {"bookd": f"{home.url()}/v1/books/{book}", "chain": f"https://localhost:{port}/v1/books/{book}"}
-            for url in urls.values():
-                load(url, token, 8, 1)  # both warm
-            for connections in arguments.connections:
-                rounds: dict[str, list[dict[str, float]]] = {"bookd": [], "chain": []}
-                used = dict.fromkeys(stand.processor_seconds(home), 0.0)
-                answered = 0.0
-                for _ in range(arguments.rounds):
-                    before = stand.processor_seconds(home)
-                    rounds["bookd"].append(load(urls["bookd"], token, connections, arguments.seconds))
-                    for daemon, seconds in stand.processor_seconds(home).items():
-                        used[daemon] += seconds - before[daemon]
-                    answered += rounds["bookd"][-1]["rate"] * arguments.seconds
-                    rounds["chain"].append(load(urls["chain"], token, connections, arguments.seconds))
-                medians = {
-                    name: {key: statistics.median(each[key] for each in found) for key in found[0]}
-                    for name, found in rounds.items()
-                }
-                rows.append(
-                    {
-                        "connections": connections,
-                        **medians,
-                        "ratio": medians["bookd"]["rate"] / medians["chain"]["rate"],
-                        "processor_ms": {daemon: 1000 * seconds / answered for daemon, seconds in used.items()},
-                    }
-                )
-                sys.stdout.write(line(rows[-1]) + "\n")
-    return rows
-
-
-def line(row: dict[str, Any]) -> str:
-    """A row of the table."""
-    bookd, chain = row["bookd"], row["chain"]
-    spent = ", ".join(f"{name} {each:.2f}" for name, each in sorted(row["processor_ms"].items()) if each >= 0.01)
-    return (
-        f"| {row['connections']} | {bookd['rate']:,.0f} | {bookd['p50']:.1f} / {bookd['p99']:.1f} "
-        f"| {chain['rate']:,.0f} | {chain['p50']:.1f} / {chain['p99']:.1f} | {row['ratio']:.2f} | {spent} |"
-    )
+def measure(names: list[str], options: Options, figures: Figures) -> None:
+    """Run the scenarios of these names."""
+    turns = Turns(options.lock)
+    try:
+        for name, scenario in ALONE.items():
+            if name in names:
+                with TemporaryDirectory(prefix="bookd-bench-") as folder:
+                    scenario(Path(folder), options, turns, figures)
+        shared = [name for name in SHARED if name in names]
+        if not shared:
+            return
+        with (
+            TemporaryDirectory(prefix="bookd-bench-") as folder,
+            stage.stage(Path(folder), options, turns, figures) as one,
+        ):
+            for name in shared:
+                told = len(figures.rows)
+                SHARED[name](one)
+                for row in figures.rows[told:]:
+                    sys.stdout.write(f"{row['scenario']}: {report.line(row)}\n")
+                    sys.stdout.flush()
+    finally:
+        turns.release()
 
 
 def main() -> None:
-    """Measure, and write a table and, if asked, a JSON file."""
+    """Measure, and write a table, a JSON file and plots."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=int, default=5, help="of a round")
+    parser.add_argument("--only", nargs="+", choices=[*ALONE, *SHARED], help="these scenarios and no other")
+    parser.add_argument("--seconds", type=int, default=4, help="of a round")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--connections", type=int, nargs="+", default=[1, 32, 128])
-    parser.add_argument("--out", type=Path, help="write the figures there, as JSON")
+    parser.add_argument("--connections", type=int, nargs="+", default=[], help="instead of each scenario's own")
+    parser.add_argument("--books", type=int, default=10_000)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="books and orders, for growth")
+    parser.add_argument("--catalogue", type=Path, help="CSV file of books to name them after; else the shipped sample")
+    parser.add_argument("--made", type=Path, help="keep databases with books and orders there, for the next run")
+    parser.add_argument("--lock", type=Path, help="hold a lock (flock) on this file while a round runs")
+    parser.add_argument(
+        "--out", type=Path, default=Path("build/bench"), help="the folder for tables, figures and plots"
+    )
     arguments = parser.parse_args()
-    if shutil.which("wrk") is None:
-        raise SystemExit("there is no wrk: on Debian, apt-get install wrk")
-    heads = ("connections", "bookd/s", "p50 / p99 ms", "peer/s", "p50 / p99 ms", "ratio", "processor ms a request")
-    sys.stdout.write(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}\n")
+    options = Options(
+        arguments.rounds,
+        arguments.seconds,
+        tuple(arguments.connections),
+        arguments.books,
+        tuple(arguments.sizes),
+        arguments.catalogue,
+        arguments.made,
+        arguments.lock,
+    )
+    figures = Figures()
+    about = {
+        "version": stage.version(),
+        "began": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cores": os.cpu_count(),
+        "rounds": options.rounds,
+        "seconds": options.seconds,
+        "processes": "five daemons, one process each, and wrk with one thread, on the same machine",
+    }
     try:
-        rows = measure(arguments)
+        wrk.require()
+        measure(arguments.only or [*ALONE, *SHARED], options, figures)
     except BenchError as error:
-        raise SystemExit(str(error)) from None
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(rows, indent=1) + "\n")
+        raise SystemExit(f"the run is void: {error}") from None
+    report.write(arguments.out, figures, about)
+    sys.stdout.write("\n" + report.markdown(figures, about))
 
 
 if __name__ == "__main__":

@@ -2,13 +2,13 @@
 
 import json
 import os
-import re
+import shutil
 import socket
 import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import Request, urlopen
@@ -30,18 +30,45 @@ def free_offset() -> int:
 
 
 @contextmanager
-def suite(folder: Path) -> Iterator[Home]:
-    """A suite with the sample catalogue, in a home in `folder`."""
+def suite(folder: Path, made: Path | None = None) -> Iterator[Home]:
+    """A suite in a home in `folder`: with the databases in `made` (`benchmarks.maker`), else with the sample catalogue."""
+    home = new_home(folder, made)
+    with running(home):
+        yield home
+
+
+def new_home(folder: Path, made: Path | None = None) -> Home:
+    """A home that was not started yet."""
     home = Home(folder / "var")
     make_home(home, port_offset=free_offset())
+    if made is not None:
+        for database in made.glob("*.sqlite"):
+            shutil.copy(database, home.path / "data")
+        (home.path / "data" / "sample.json").write_text('{"created": 0}')  # it shall not be loaded
+    return home
+
+
+@contextmanager
+def running(home: Home) -> Iterator[float]:
+    """The suite of a home under `bookd up`; answers how many seconds that took."""
     command = [sys.executable, "-m", "bookd.command.main", "--home", str(home.path), "up"]
-    with (folder / "up.log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as up:
+    began = time.perf_counter()
+    path = home.path / "up.log"
+    with path.open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as up:
         try:
-            _await(lambda: b"is ready" in (folder / "up.log").read_bytes(), up, folder / "up.log")
-            yield home
+            _await(lambda: b"is ready" in path.read_bytes(), up, path)
+            yield time.perf_counter() - began
         finally:
             up.terminate()
             up.wait(20)
+
+
+def control(home: Home, verb: str, daemon: str) -> None:
+    """`bookd ctl`: stop or start a daemon, and wait until it is so."""
+    command = [sys.executable, "-m", "bookd.command.main", "--home", str(home.path), "ctl", verb, daemon]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS_TO_START)
+    if ended.returncode:
+        raise BenchError(f"{daemon}: {ended.stdout}{ended.stderr}")
 
 
 @contextmanager
@@ -75,6 +102,24 @@ def chain(home: Home, folder: Path) -> Iterator[int]:
                 each.wait(10)
 
 
+@contextmanager
+def plain(home: Home, folder: Path, body: bytes) -> Iterator[int]:
+    """Klein over TLS that answers everything with `body`; answers its port."""
+    port = ports.free_port()
+    command = [sys.executable, "-m", "benchmarks.peers.plain", "--home", str(home.path), "--port", str(port)]
+    path = folder / "plain.log"
+    with path.open("wb") as log, subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log) as server:
+        try:
+            assert server.stdin is not None
+            server.stdin.write(body)
+            server.stdin.close()
+            _await(lambda: _listens(port), server, path)
+            yield port
+        finally:
+            server.terminate()
+            server.wait(10)
+
+
 def log_in(home: Home) -> str:
     """An access token of the administrator."""
     body = (home.path / "secrets" / "admin.json").read_bytes()
@@ -93,22 +138,6 @@ def a_book(home: Home) -> str:
         return book_id
 
 
-def processor_seconds(home: Home) -> Mapping[str, float]:
-    """The processor time that each daemon of the suite has used."""
-    ticks = os.sysconf("SC_CLK_TCK")
-    found: dict[str, float] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (folder / "cmdline").read_bytes().decode("utf-8", "replace")
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        daemon = re.search(r"\0bookd-([a-z]+)\0", command)
-        if daemon is not None and str(home.path) in command:
-            found[daemon[1]] = (int(fields[11]) + int(fields[12])) / ticks
-    return found
-
-
 def _listens(port: int) -> bool:
     try:
         socket.create_connection(("localhost", port), 1).close()
@@ -122,4 +151,4 @@ def _await(condition: object, process: "subprocess.Popen[bytes]", log: Path) -> 
     while not condition():  # type: ignore[operator]
         if process.poll() is not None or time.monotonic() > until:
             raise BenchError(f"it did not start: {log.read_text()[-2000:]}")
-        time.sleep(0.1)
+        time.sleep(0.02)
