@@ -147,6 +147,11 @@ class Gateway(_Table, kw_only=True):
     token_lifetime: Seconds = 3600.0
     # Who was refused, and who did what by the right of a role.
     audit: str = "log/gateway.audit.jsonl"
+    # How long answers of the catalogue are given again: while they are fresh, and while the inventory is away; 0 for never.
+    # Bytes that they take.
+    cache_fresh: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    cache_stale: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    cache_size: Count = 32 * 1024 * 1024
     # Every request, one JSON object a line; nowhere when empty. The file is moved aside when it has so many bytes, and so
     # many of those are kept.
     access: str = "log/gateway.access.jsonl"

@@ -87,7 +87,7 @@ def load(sets: Iterable[bytes]) -> Contract:
 
     Services without a single bookd policy (those of imported google protos) are left out. Raises `ContractError` for a
     set that cannot be parsed, for an rpc that has no access rule though another of its service has one, and for an rpc
-    that subscribes to what is no topic.
+    that subscribes to what is no topic, or is stale after what is none.
     """
     pool = DescriptorPool()
     methods: dict[str, Method] = {}
@@ -113,6 +113,7 @@ def load(sets: Iterable[bytes]) -> Contract:
             topics.update(_topics(file, comments, pool))
     for method in methods.values():
         _check_subscription(method, topics)
+        _check_staleness(method, topics)
     _know_details(pool, seen)
     return Contract(methods, pool, topics, texts)
 
@@ -150,18 +151,18 @@ def _topics(
     return found
 
 
-def _check_path(message: type[Message], path: str, topic: str) -> None:
-    """Raise `ContractError` unless `path` names a singular string field."""
+def _check_path(message: type[Message], path: str, topic: str, option: str = "subject_field") -> None:
+    """Raise `ContractError` unless `path`, which stands in `option`, names a singular string field."""
     kind = message.DESCRIPTOR
     *parents, last = path.split(".")
     for name in parents:
         field_ = kind.fields_by_name.get(name)
         if field_ is None or field_.message_type is None or field_.is_repeated:
-            raise ContractError(f"{topic}: subject_field {path} names no field")
+            raise ContractError(f"{topic}: {option} {path} names no field")
         kind = field_.message_type
     field_ = kind.fields_by_name.get(last)
     if field_ is None or field_.type != field_.TYPE_STRING or field_.is_repeated:
-        raise ContractError(f"{topic}: subject_field {path} names no string field")
+        raise ContractError(f"{topic}: {option} {path} names no string field")
 
 
 def _check_subscription(method: Method, topics: Mapping[str, Topic]) -> None:
@@ -177,6 +178,17 @@ def _check_subscription(method: Method, topics: Mapping[str, Topic]) -> None:
         raise ContractError(
             f"{method.path} cannot take events: it must be unary, deferrable, and have {EVENT} as field 1"
         )
+
+
+def _check_staleness(method: Method, topics: Mapping[str, Topic]) -> None:
+    rest = method.rest
+    for each in rest.stale_after:
+        if each not in topics:
+            raise ContractError(f"{method.path} is stale after {each}, which is no topic")
+    if rest.stale_after and not rest.cacheable:
+        raise ContractError(f"{method.path} says when it is stale, but is not cacheable")
+    if rest.stale_after_subject:
+        _check_path(method.request, rest.stale_after_subject, method.path, "stale_after_subject")
 
 
 def _methods(

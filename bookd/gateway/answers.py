@@ -35,6 +35,12 @@ def success(method: Method, message: Message, body: bytes, *, read: bool, if_non
     return json(status, body, found)
 
 
+def unchanged(response: Response) -> Response:
+    """304 in the place of a response that the client has already."""
+    kept = {name: value for name, value in response.headers.items() if name not in ("Content-Type", "Content-Length")}
+    return Response(304, kept, b"")
+
+
 def json(status: int, body: bytes, more: Headers) -> Response:
     """A response with a JSON body."""
     return Response(status, {**more, "Content-Type": JSON, "Content-Length": str(len(body))}, body)

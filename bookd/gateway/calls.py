@@ -45,13 +45,17 @@ class Calls(Service):
         """Call a method; cancelling the Deferred cancels the call."""
         return self._channel.unary_unary(path)(request, timeout=seconds, metadata=metadata)
 
-    def write(self, path: str, request: bytes, seconds: float | None, metadata: Metadata) -> Deferred[bytes]:
-        """Call a method; the call goes on when the Deferred is cancelled."""
+    def write(
+        self, path: str, request: bytes, seconds: float | None, metadata: Metadata, after: Callable[[], None]
+    ) -> Deferred[bytes]:
+        """Call a method; the call goes on when the Deferred is cancelled. `after` is called when it has ended, before
+        anybody is told."""
         call = self._channel.unary_unary(path)(request, timeout=seconds, metadata=metadata)
         self._writes.add(call)
 
         def ended(result: Any) -> Any:
             self._writes.discard(call)
+            after()
             return result
 
         call.addBoth(ended)

@@ -71,16 +71,20 @@ class Intake:
         self._new_id = new_id
         self._secret = token_bytes(32)
 
+    def identify(self, request: Request, verb: str, method: Method) -> policy_pb2.Principal | None:
+        """Who asks, and whether so often. Raises `Unauthenticated`, and `ResourceExhausted`."""
+        if method.access.audience != policy_pb2.AUDIENCE_PUBLIC:
+            request.vary.add("Authorization")
+        principal = self._tokens.principal(one(request, "authorization"))
+        request.subject = principal.subject if principal is not None else ""
+        self._rates.identified(request, method, principal, read=verb in READS)
+        return principal
+
     def understand(self, request: Request, verb: str, binding: Binding, variables: dict[str, str]) -> Asked:
         """Read, check and authorize a request whose path and verb fit `binding`. Raises what is wrong with it."""
         method = binding.method
         request.route = binding.template.text
-        if method.access.audience != policy_pb2.AUDIENCE_PUBLIC:
-            request.vary.add("Authorization")
-        authorization = one(request, "authorization")
-        principal = self._tokens.principal(authorization)
-        request.subject = principal.subject if principal is not None else ""
-        self._rates.identified(request, method, principal, read=verb in READS)
+        principal = self.identify(request, verb, method)
         if principal is None or not method.access.owner_field:
             policy.authorize(method, principal, method.request())
         body = request.body()
@@ -95,6 +99,7 @@ class Intake:
             _precondition(message, headers.if_match(request.every("if-match")))
         named = headers.deadline(one(request, "grpc-timeout"), one(request, "request-timeout"))
         preferences = headers.preferences(request.every("prefer"))
+        authorization = one(request, "authorization")
         return Asked(
             binding=binding,
             message=message,

@@ -11,6 +11,8 @@ from bookd.gateway.calls import Calls, Metadata
 from bookd.wire.mom.v1 import message_pb2
 
 WAIT = "/bookd.mom.v1.MomService/WaitOperation"
+# The reads that tell what became of kept calls.
+_TELL = frozenset({WAIT, "/bookd.mom.v1.MomService/GetOperation", "/bookd.mom.v1.MomService/ListOperations"})
 # The URL of an operation is this and its name ("operations/…").
 PREFIX = "/v1/"
 # What a call of WaitOperation may take beyond the wait itself.
@@ -20,6 +22,11 @@ _SLACK = 1.0
 def kept(error: BookdError) -> message_pb2.Deferred | None:
     """What the MOM says of a call that it has kept; None when the failure is a real one."""
     return detail(error, message_pb2.Deferred) if isinstance(error, Unavailable) else None
+
+
+def tells(path: str) -> bool:
+    """Whether the answer of this rpc may tell that a kept call has taken effect."""
+    return path in _TELL
 
 
 async def wait(

@@ -94,8 +94,11 @@ class Request(server.Request):
         elif self.path in site.gateway.own:
             super().process()
         else:
-            self._serving = Deferred.fromCoroutine(site.gateway.serve(self))
-            self._serving.addCallback(self._served).addErrback(self.processingFailed)
+            serving = site.gateway.serve(self)
+            if isinstance(serving, Response):
+                self.answer(serving)
+            else:
+                self._serving = serving.addCallback(self._served).addErrback(self.processingFailed)
 
     def _served(self, response: Response | None) -> None:
         self._serving = None

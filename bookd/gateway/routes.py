@@ -11,7 +11,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 from klein import Klein, Response
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -31,6 +31,7 @@ from bookd.errors import (
     Unimplemented,
 )
 from bookd.gateway import answers, headers, operations, problem, streams
+from bookd.gateway.cache import Cache, Kept
 from bookd.gateway.calls import Calls
 from bookd.gateway.intake import READS, Asked, Intake
 from bookd.gateway.rates import REFUSED_AFTER, Rates
@@ -54,6 +55,10 @@ def route_table(bindings: Iterable[Binding]) -> Router[Binding]:
     return router
 
 
+# A service that says these does not answer, rather than having decided (RFC 5861, section 4).
+_AWAY = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.INTERNAL, Code.UNKNOWN})
+
+
 class Gateway:
     """Answers requests. `encode` makes the JSON of an operation; `openapi` is the document that describes the routes; `seconds` is
     the clock that requests are timed by.
@@ -75,6 +80,7 @@ class Gateway:
         rates: Rates,
         encode: Callable[[Message], bytes],
         openapi: bytes,
+        cache: Cache,
         *,
         max_wait: float,
         seconds: Callable[[], float],
@@ -86,6 +92,7 @@ class Gateway:
         self._rates = rates
         self._encode = encode
         self._openapi = openapi
+        self._cache = cache
         self._max_wait = max_wait
         self._seconds = seconds
 
@@ -116,8 +123,38 @@ class Gateway:
         """Any failure of these, as a problem."""
         return self._failed(request, failure)
 
-    async def serve(self, request: Request) -> Response | None:
+    def serve(self, request: Request) -> Response | Deferred[Response | None]:
         """Answer what the contract has a route for; None when the response has been sent already."""
+        kept = self._cache.find(request)
+        if kept is None:
+            return Deferred.fromCoroutine(self._answered(request))
+        try:
+            return self._again(request, kept)
+        except ResourceExhausted as error:
+            return Deferred.fromCoroutine(self._late(request, error))
+        except Exception:
+            return self._failed(request, Failure())
+
+    def _again(self, request: Request, kept: Kept) -> Response:
+        """A kept answer, for whoever may ask for it now."""
+        request.route = kept.route
+        self._rates.arrived(request)
+        self._intake.identify(request, "GET", kept.reading.method)
+        return self._given_again(request, kept, "bookd; hit")
+
+    def _given_again(self, request: Request, kept: Kept, how: str) -> Response:
+        request.setHeader("Age", str(self._cache.age(kept)))
+        request.setHeader("Cache-Status", how)
+        known = request.every("if-none-match")
+        if known and kept.etag and headers.matches(known, kept.etag):
+            return answers.unchanged(kept.response)
+        return kept.response
+
+    async def _late(self, request: Request, error: ResourceExhausted) -> Response:
+        await deferLater(request.channel.site.reactor, REFUSED_AFTER * uniform(0.5, 1.5))  # noqa: S311
+        return self._failed(request, Failure(error))
+
+    async def _answered(self, request: Request) -> Response | None:
         try:
             return await self._serve(request)
         except Exception:
@@ -141,17 +178,45 @@ class Gateway:
             raise _not_allowed(verb, self._allowed(path))
         try:
             asked = self._intake.understand(request, verb, *found)
-        except ResourceExhausted:
-            await deferLater(request.channel.site.reactor, REFUSED_AFTER * uniform(0.5, 1.5))  # noqa: S311
-            raise
+        except ResourceExhausted as error:
+            return await self._late(request, error)
         if asked.method.server_streaming:
             if verb == "HEAD":
                 return Response(200, {"Content-Type": streams.NDJSON, "Cache-Control": "no-store"}, b"")
             await self._stream(request, asked)
             return None
-        call = self._calls.read if asked.read else self._calls.write
+        if asked.read:
+            return await self._read(request, asked)
+        self._cache.wrote(asked.method.service)
+        return await self._write(request, asked, started)
+
+    async def _read(self, request: Request, asked: Asked) -> Response:
+        method, message = asked.method, asked.message
+        reading = self._cache.reading(request.uri, method, message)
         try:
-            answer = await call(asked.method.path, asked.message.SerializeToString(), asked.seconds, asked.metadata)
+            answer = await self._calls.read(method.path, message.SerializeToString(), asked.seconds, asked.metadata)
+        except BookdError as error:
+            kept = self._cache.last_resort(request.uri) if reading and error.code in _AWAY else None
+            if kept is not None:
+                return self._given_again(request, kept, "bookd; hit; detail=stale-if-error")
+            raise asked.binding.spelled(error) from None
+        response = self._success(request, asked, answer)
+        if reading is not None and response.code == 200:
+            self._cache.keep(reading, request.route, response, str(response.headers.get("ETag", "")))
+        elif operations.tells(method.path):
+            self._cache.clear()  # the client may know now that a kept write has taken effect
+        return response
+
+    async def _write(self, request: Request, asked: Asked, started: float) -> Response:
+        method, message = asked.method, asked.message
+        try:
+            answer = await self._calls.write(
+                method.path,
+                message.SerializeToString(),
+                asked.seconds,
+                asked.metadata,
+                lambda: self._cache.wrote(method.service),
+            )
         except BookdError as error:
             deferred = operations.kept(error)
             if deferred is None:
@@ -186,6 +251,7 @@ class Gateway:
                 carried = [(key, value) for key, value in asked.metadata if key != keys.MESSAGE_ID]
                 operation = await operations.wait(self._calls, operation, left, carried)
             if operation.done:
+                self._cache.wrote(asked.method.service)
                 request.setHeader("Preference-Applied", applied[0])
                 try:
                     return self._success(request, asked, operations.outcome(operation))

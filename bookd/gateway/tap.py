@@ -20,14 +20,17 @@ from uuid6 import uuid7
 from bookd import config
 from bookd.bridge import daemon
 from bookd.bridge.audit import AuditLog
+from bookd.bridge.channel import Channel
 from bookd.contract import openapi
 from bookd.contract.binding import bindings
 from bookd.contract.codec import encode
 from bookd.contract.descriptors import Contract, ContractError
-from bookd.gateway import access
+from bookd.gateway import access, revocations
 from bookd.gateway.access import AccessLog
+from bookd.gateway.cache import Cache
 from bookd.gateway.calls import Calls
 from bookd.gateway.cors import Cors
+from bookd.gateway.feed import NEXT, Feed
 from bookd.gateway.intake import Intake, Limits
 from bookd.gateway.issuers import Issuer, elsewhere, users
 from bookd.gateway.jwks import FetchedKeys
@@ -36,11 +39,12 @@ from bookd.gateway.listener import Listener, ServerTLS
 from bookd.gateway.origin import Proxies
 from bookd.gateway.rates import Buckets, Quota, Rates
 from bookd.gateway.remote import Address
-from bookd.gateway.revocations import Feed, Revocations
+from bookd.gateway.revocations import Revocations
 from bookd.gateway.routes import Gateway, route_table
 from bookd.gateway.site import Bounds, Site
 from bookd.gateway.streams import Streams
 from bookd.gateway.tokens import LEEWAY, Tokens
+from bookd.wire.mom.v1.event_pb2 import Event
 
 NAME = "bookd-gateway"
 
@@ -127,6 +131,20 @@ def issuers(table: config.Gateway, home: Path, contract: Contract, reactor: Any)
     return found, fetching
 
 
+def following(contract: Contract, channel: Channel, ended: Revocations, cache: Cache, reactor: Any) -> list[Feed]:
+    """What the gateway follows: the ends of sessions, and what makes its kept answers stale, if it keeps any."""
+    sessions = Feed(channel, [revocations.TOPIC], ended.heard, reactor, what="which sessions have ended")
+    kinds = sorted({kind for method in contract.methods.values() for kind in method.rest.stale_after})
+    if not cache.used or not kinds:
+        return [sessions]
+
+    def happened(event: Event) -> None:
+        cache.happened(event.type, event.subject)
+
+    changes = Feed(channel, kinds, happened, reactor, what="what has changed", begin=NEXT, missed=cache.clear)
+    return [sessions, changes]
+
+
 def makeService(options: daemon.Options) -> IService:
     """The gateway that the configuration describes; ends the process with one line when it describes none."""
     from twisted.internet import reactor
@@ -140,9 +158,9 @@ def makeService(options: daemon.Options) -> IService:
         routes = bindings(contract, table.max_depth)
         router = route_table(routes)
         document = msgspec.json.encode(openapi.document(contract, routes, title="bookd", version="1"))
-        revocations = Revocations(table.token_lifetime + LEEWAY, now)
+        ended = Revocations(table.token_lifetime + LEEWAY, now)
         trusted, fetching = issuers(table, home, contract, clock)
-        tokens = Tokens(trusted, now, revocations.void)
+        tokens = Tokens(trusted, now, ended.void)
         tls = ServerTLS(table.https or table.identity, home, clock.seconds)
         channel = daemon.channel(table.mom, table.identity, home, _CHANNEL_GRACE)
         proxies = Proxies(table.trusted_proxies)
@@ -151,6 +169,8 @@ def makeService(options: daemon.Options) -> IService:
     calls = Calls(channel, grace=table.grace, reactor=clock)
     vitals.ready = calls.ready
     streams = Streams(clock)
+    cache = Cache(table.cache_fresh, table.cache_stale, table.cache_size, clock.seconds)
+    feeds = following(contract, channel, ended, cache, clock)
     rates = limited(table, proxies, clock.seconds)
     gateway = Gateway(
         router,
@@ -160,6 +180,7 @@ def makeService(options: daemon.Options) -> IService:
         rates,
         lambda message: encode(message, contract.pool),
         document,
+        cache,
         max_wait=table.max_deadline,
         seconds=clock.seconds,
     )
@@ -186,7 +207,7 @@ def makeService(options: daemon.Options) -> IService:
         audit,
         *([lines] if lines else []),
         channel,
-        Feed(channel, revocations, clock),
+        *feeds,
         fetching,
         front,
         streams,

@@ -32,12 +32,16 @@ service KiteService {
       additional_bindings {get: "/kites/v1/{kite_id=hangars/*/kites/**}"}
     };
     option (bookd.policy.v1.access) = {audience: AUDIENCE_PUBLIC};
-    option (bookd.policy.v1.rest) = {cacheable: true};
+    option (bookd.policy.v1.rest) = {
+      cacheable: true
+      stale_after: ["kites.v1.KiteChanged"]
+      stale_after_subject: "kite_id"
+    };
   }
   rpc ListKites(ListKitesRequest) returns (ListKitesResponse) {
     option (google.api.http) = {get: "/kites/v1/kites"};
     option (bookd.policy.v1.access) = {audience: AUDIENCE_PUBLIC};
-    option (bookd.policy.v1.rest) = {cacheable: true};
+    option (bookd.policy.v1.rest) = {cacheable: true stale_after: ["kites.v1.KiteChanged"]};
   }
   rpc ListOwn(ListOwnRequest) returns (ListKitesResponse) {
     option (google.api.http) = {get: "/kites/v1/owners/{owner}/kites"};
@@ -67,6 +71,10 @@ message CreateKiteRequest { Kite kite = 1; }
 message GetKiteRequest { string kite_id = 1; }
 message ListKitesRequest { string colour = 1; int32 page_size = 2; }
 message ListOwnRequest { string owner = 1; }
+message KiteChanged {
+  option (bookd.policy.v1.topic) = {subject_field: "kite_id"};
+  string kite_id = 1;
+}
 message ListKitesResponse { repeated Kite kites = 1; }
 message TugKiteRequest { string kite_id = 1; int32 force = 2; }
 message WatchWindRequest { int32 count = 1; string after = 2; }

@@ -27,6 +27,7 @@ from bookd.contract import openapi
 from bookd.contract.binding import bindings
 from bookd.contract.codec import encode
 from bookd.contract.descriptors import Contract
+from bookd.gateway.cache import Cache
 from bookd.gateway.calls import Calls
 from bookd.gateway.cors import Cors
 from bookd.gateway.intake import Intake, Limits
@@ -181,6 +182,8 @@ class GatewayTestCase(TestCase):
     quotas: ClassVar[dict[str, tuple[float, int]]] = {}
     origins: ClassVar[list[str]] = []
     proxies: ClassVar[list[str]] = []
+    # Seconds that answers are kept for, while they are fresh and after.
+    fresh = stale = 0.0
     timeout = 20
 
     def contract(self) -> Contract:
@@ -200,6 +203,7 @@ class GatewayTestCase(TestCase):
         self.spoken = self.contract()
         self.channel = FakeChannel({HEALTH: b"\x08\x01"})
         numbers = count(1)
+        self.cache_seconds = 0.0
         self.new_id = lambda: f"01900000-0000-7000-8000-{next(numbers):012x}"
         self.calls = Calls(self.channel, grace=2.0, reactor=reactor)
         self.tokens = Tokens(self.issuers(), lambda: int(time() * 1e6))
@@ -208,6 +212,7 @@ class GatewayTestCase(TestCase):
         usual = {"address": (10_000.0, 10_000), "principal": (10_000.0, 10_000), "open": (1000.0, 1000), **self.quotas}
         self.buckets = {name: Buckets(Quota(name, *quota), 100, reactor.seconds) for name, quota in usual.items()}
         self.rates = Rates(*self.buckets.values(), proxies)
+        self.cache = Cache(self.fresh, self.stale, 100_000, lambda: self.cache_seconds)
         self.gateway = Gateway(
             route_table(bindings(self.spoken)),
             Intake(self.tokens, self.rates, Limits(default_deadline=10.0, max_deadline=60.0), self.new_id),
@@ -216,6 +221,7 @@ class GatewayTestCase(TestCase):
             self.rates,
             lambda message: encode(message, self.spoken.pool),
             json.dumps(openapi.document(self.spoken, bindings(self.spoken), title="bookd", version="1")).encode(),
+            self.cache,
             max_wait=60.0,
             seconds=reactor.seconds,
         )

@@ -26,29 +26,29 @@ from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x62ookd/policy/v1/policy.proto\x12\x0f\x62ookd.policy.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"q\n\x06\x41\x63\x63\x65ss\x12+\n\x08\x61udience\x18\x01 \x01(\x0e\x32\x19.bookd.policy.v1.Audience\x12\r\n\x05roles\x18\x02 \x03(\t\x12\x13\n\x0bowner_field\x18\x03 \x01(\t\x12\x16\n\x0eowned_resource\x18\x04 \x01(\x08\"\xca\x01\n\x08\x44\x65livery\x12\x12\n\ndeferrable\x18\x01 \x01(\x08\x12\x17\n\x0fordering_fields\x18\x02 \x03(\t\x12\x18\n\x10ordering_subject\x18\x03 \x01(\x08\x12%\n\x05retry\x18\x04 \x01(\x0b\x32\x16.bookd.policy.v1.Retry\x12/\n\x0c\x65xpire_after\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1f\n\x17\x64\x65\x61\x64_letter_blocks_lane\x18\x06 \x01(\x08\"\x81\x01\n\x05Retry\x12\x14\n\x0cmax_attempts\x18\x01 \x01(\x05\x12\x32\n\x0finitial_backoff\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bmax_backoff\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"_\n\x04Rest\x12\x16\n\x0esuccess_status\x18\x01 \x01(\x05\x12\x11\n\tcacheable\x18\x02 \x01(\x08\x12\x16\n\x0e\x65vent_id_field\x18\x03 \x01(\t\x12\x14\n\x0cresume_field\x18\x04 \x01(\t\"u\n\x06\x42ounds\x12\x12\n\nmin_length\x18\x01 \x01(\x05\x12\x12\n\nmax_length\x18\x02 \x01(\x05\x12\x0f\n\x07pattern\x18\x03 \x01(\t\x12\x10\n\x03min\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x10\n\x03max\x18\x05 \x01(\x03H\x01\x88\x01\x01\x42\x06\n\x04_minB\x06\n\x04_max\"-\n\x05Topic\x12\x15\n\rsubject_field\x18\x01 \x01(\t\x12\r\n\x05roles\x18\x02 \x03(\t\"\x1d\n\x0cSubscription\x12\r\n\x05types\x18\x01 \x03(\t\"?\n\tPrincipal\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\r\n\x05roles\x18\x02 \x03(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t*c\n\x08\x41udience\x12\x18\n\x14\x41UDIENCE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x41UDIENCE_PUBLIC\x10\x01\x12\x11\n\rAUDIENCE_USER\x10\x02\x12\x15\n\x11\x41UDIENCE_INTERNAL\x10\x03:I\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xf7\x8a\x03 \x01(\x0b\x32\x17.bookd.policy.v1.Access:M\n\x08\x64\x65livery\x12\x1e.google.protobuf.MethodOptions\x18\xf8\x8a\x03 \x01(\x0b\x32\x19.bookd.policy.v1.Delivery:E\n\x04rest\x12\x1e.google.protobuf.MethodOptions\x18\xf9\x8a\x03 \x01(\x0b\x32\x15.bookd.policy.v1.Rest:U\n\x0csubscription\x12\x1e.google.protobuf.MethodOptions\x18\xfb\x8a\x03 \x01(\x0b\x32\x1d.bookd.policy.v1.Subscription:H\n\x06\x62ounds\x12\x1d.google.protobuf.FieldOptions\x18\xfc\x8a\x03 \x01(\x0b\x32\x17.bookd.policy.v1.Bounds:H\n\x05topic\x12\x1f.google.protobuf.MessageOptions\x18\xfa\x8a\x03 \x01(\x0b\x32\x16.bookd.policy.v1.Topicb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x62ookd/policy/v1/policy.proto\x12\x0f\x62ookd.policy.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"q\n\x06\x41\x63\x63\x65ss\x12+\n\x08\x61udience\x18\x01 \x01(\x0e\x32\x19.bookd.policy.v1.Audience\x12\r\n\x05roles\x18\x02 \x03(\t\x12\x13\n\x0bowner_field\x18\x03 \x01(\t\x12\x16\n\x0eowned_resource\x18\x04 \x01(\x08\"\xca\x01\n\x08\x44\x65livery\x12\x12\n\ndeferrable\x18\x01 \x01(\x08\x12\x17\n\x0fordering_fields\x18\x02 \x03(\t\x12\x18\n\x10ordering_subject\x18\x03 \x01(\x08\x12%\n\x05retry\x18\x04 \x01(\x0b\x32\x16.bookd.policy.v1.Retry\x12/\n\x0c\x65xpire_after\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1f\n\x17\x64\x65\x61\x64_letter_blocks_lane\x18\x06 \x01(\x08\"\x81\x01\n\x05Retry\x12\x14\n\x0cmax_attempts\x18\x01 \x01(\x05\x12\x32\n\x0finitial_backoff\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bmax_backoff\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x91\x01\n\x04Rest\x12\x16\n\x0esuccess_status\x18\x01 \x01(\x05\x12\x11\n\tcacheable\x18\x02 \x01(\x08\x12\x16\n\x0e\x65vent_id_field\x18\x03 \x01(\t\x12\x14\n\x0cresume_field\x18\x04 \x01(\t\x12\x13\n\x0bstale_after\x18\x05 \x03(\t\x12\x1b\n\x13stale_after_subject\x18\x06 \x01(\t\"u\n\x06\x42ounds\x12\x12\n\nmin_length\x18\x01 \x01(\x05\x12\x12\n\nmax_length\x18\x02 \x01(\x05\x12\x0f\n\x07pattern\x18\x03 \x01(\t\x12\x10\n\x03min\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x10\n\x03max\x18\x05 \x01(\x03H\x01\x88\x01\x01\x42\x06\n\x04_minB\x06\n\x04_max\"-\n\x05Topic\x12\x15\n\rsubject_field\x18\x01 \x01(\t\x12\r\n\x05roles\x18\x02 \x03(\t\"\x1d\n\x0cSubscription\x12\r\n\x05types\x18\x01 \x03(\t\"?\n\tPrincipal\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\r\n\x05roles\x18\x02 \x03(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t*c\n\x08\x41udience\x12\x18\n\x14\x41UDIENCE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x41UDIENCE_PUBLIC\x10\x01\x12\x11\n\rAUDIENCE_USER\x10\x02\x12\x15\n\x11\x41UDIENCE_INTERNAL\x10\x03:I\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xf7\x8a\x03 \x01(\x0b\x32\x17.bookd.policy.v1.Access:M\n\x08\x64\x65livery\x12\x1e.google.protobuf.MethodOptions\x18\xf8\x8a\x03 \x01(\x0b\x32\x19.bookd.policy.v1.Delivery:E\n\x04rest\x12\x1e.google.protobuf.MethodOptions\x18\xf9\x8a\x03 \x01(\x0b\x32\x15.bookd.policy.v1.Rest:U\n\x0csubscription\x12\x1e.google.protobuf.MethodOptions\x18\xfb\x8a\x03 \x01(\x0b\x32\x1d.bookd.policy.v1.Subscription:H\n\x06\x62ounds\x12\x1d.google.protobuf.FieldOptions\x18\xfc\x8a\x03 \x01(\x0b\x32\x17.bookd.policy.v1.Bounds:H\n\x05topic\x12\x1f.google.protobuf.MessageOptions\x18\xfa\x8a\x03 \x01(\x0b\x32\x16.bookd.policy.v1.Topicb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'bookd.policy.v1.policy_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_AUDIENCE']._serialized_start=926
-  _globals['_AUDIENCE']._serialized_end=1025
+  _globals['_AUDIENCE']._serialized_start=977
+  _globals['_AUDIENCE']._serialized_end=1076
   _globals['_ACCESS']._serialized_start=115
   _globals['_ACCESS']._serialized_end=228
   _globals['_DELIVERY']._serialized_start=231
   _globals['_DELIVERY']._serialized_end=433
   _globals['_RETRY']._serialized_start=436
   _globals['_RETRY']._serialized_end=565
-  _globals['_REST']._serialized_start=567
-  _globals['_REST']._serialized_end=662
-  _globals['_BOUNDS']._serialized_start=664
-  _globals['_BOUNDS']._serialized_end=781
-  _globals['_TOPIC']._serialized_start=783
-  _globals['_TOPIC']._serialized_end=828
-  _globals['_SUBSCRIPTION']._serialized_start=830
-  _globals['_SUBSCRIPTION']._serialized_end=859
-  _globals['_PRINCIPAL']._serialized_start=861
-  _globals['_PRINCIPAL']._serialized_end=924
+  _globals['_REST']._serialized_start=568
+  _globals['_REST']._serialized_end=713
+  _globals['_BOUNDS']._serialized_start=715
+  _globals['_BOUNDS']._serialized_end=832
+  _globals['_TOPIC']._serialized_start=834
+  _globals['_TOPIC']._serialized_end=879
+  _globals['_SUBSCRIPTION']._serialized_start=881
+  _globals['_SUBSCRIPTION']._serialized_end=910
+  _globals['_PRINCIPAL']._serialized_start=912
+  _globals['_PRINCIPAL']._serialized_end=975
 # @@protoc_insertion_point(module_scope)

@@ -73,16 +73,20 @@ class Retry(_message.Message):
     def __init__(self, max_attempts: _Optional[int] = ..., initial_backoff: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_backoff: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Rest(_message.Message):
-    __slots__ = ("success_status", "cacheable", "event_id_field", "resume_field")
+    __slots__ = ("success_status", "cacheable", "event_id_field", "resume_field", "stale_after", "stale_after_subject")
     SUCCESS_STATUS_FIELD_NUMBER: _ClassVar[int]
     CACHEABLE_FIELD_NUMBER: _ClassVar[int]
     EVENT_ID_FIELD_FIELD_NUMBER: _ClassVar[int]
     RESUME_FIELD_FIELD_NUMBER: _ClassVar[int]
+    STALE_AFTER_FIELD_NUMBER: _ClassVar[int]
+    STALE_AFTER_SUBJECT_FIELD_NUMBER: _ClassVar[int]
     success_status: int
     cacheable: bool
     event_id_field: str
     resume_field: str
-    def __init__(self, success_status: _Optional[int] = ..., cacheable: _Optional[bool] = ..., event_id_field: _Optional[str] = ..., resume_field: _Optional[str] = ...) -> None: ...
+    stale_after: _containers.RepeatedScalarFieldContainer[str]
+    stale_after_subject: str
+    def __init__(self, success_status: _Optional[int] = ..., cacheable: _Optional[bool] = ..., event_id_field: _Optional[str] = ..., resume_field: _Optional[str] = ..., stale_after: _Optional[_Iterable[str]] = ..., stale_after_subject: _Optional[str] = ...) -> None: ...
 
 class Bounds(_message.Message):
     __slots__ = ("min_length", "max_length", "pattern", "min", "max")
