@@ -106,15 +106,15 @@ class Cache:
             return None
         if self._seconds() - kept.made >= self._fresh:
             return None
-        if any(request.requestHeaders.hasHeader(name) for name in _OWN_WISHES):
+        if _insists(request):
             return None
         self._kept.move_to_end(request.uri)
         return kept
 
-    def last_resort(self, address: bytes) -> Kept | None:
+    def last_resort(self, request: Any) -> Kept | None:
         """The answer to give when there is no other to be had."""
-        kept = self._kept.get(address)
-        if kept is None or self._seconds() - kept.made >= self._stale:
+        kept = self._kept.get(request.uri)
+        if kept is None or self._seconds() - kept.made >= self._stale or _insists(request):
             return None
         return kept
 
@@ -176,6 +176,10 @@ class Cache:
             self._bytes -= kept.size
             _discard(self._of, kept.reading.method.service, address)
             _discard(self._about, kept.reading.subject, address)
+
+
+def _insists(request: Any) -> bool:
+    return any(request.requestHeaders.hasHeader(name) for name in _OWN_WISHES)
 
 
 def _discard(index: dict[str, set[bytes]], key: str, address: bytes) -> None:

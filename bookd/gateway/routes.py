@@ -196,7 +196,7 @@ class Gateway:
         try:
             answer = await self._calls.read(method.path, message.SerializeToString(), asked.seconds, asked.metadata)
         except BookdError as error:
-            kept = self._cache.last_resort(request.uri) if reading and error.code in _AWAY else None
+            kept = self._cache.last_resort(request) if reading and error.code in _AWAY else None
             if kept is not None:
                 return self._given_again(request, kept, "bookd; hit; detail=stale-if-error")
             raise asked.binding.spelled(error) from None
