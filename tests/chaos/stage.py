@@ -33,8 +33,9 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "GRPC_VERBOSITY": "NONE", **more}
 
 
-def configure(home: Path, ports: Mapping[str, int], through: Callable[[str], int]) -> None:
-    """Write the ports, and for each connection the port that `through` names for a link ("mom-orders")."""
+def configure(home: Path, ports: Mapping[str, int], through: Callable[[str], int], *, caching: bool = False) -> None:
+    """Write the ports, for each connection the port that `through` names for a link ("mom-orders"), and whether the gateway
+    gives answers again."""
     section, lines = "", []
     for text in (home / "bookd.toml").read_text().splitlines():
         line = text
@@ -42,6 +43,8 @@ def configure(home: Path, ports: Mapping[str, int], through: Callable[[str], int
         if begun is not None:
             section = begun[1].partition(".")[0]
             lines.append(line)
+            if line == "[gateway]" and caching:
+                lines += ["cache_fresh = 0.5", "cache_stale = 60.0"]
             if line == f"[{section}]" and section in STORES:
                 lines.append(f'database = "data/{section}/{section}.sqlite"')
             continue

@@ -84,7 +84,7 @@ class Theatre:
         self.ports = stage.make_home(self.home)
         self.links = {name: Link(self._reactor, name, self.ports[name.partition("-")[2]]) for name in LINKS}
         open_ports = {name: link.open() for name, link in self.links.items()}
-        stage.configure(self.home, self.ports, open_ports.__getitem__)
+        stage.configure(self.home, self.ports, open_ports.__getitem__, caching=True)
         why_not = stage.mount_disks(self.home) if self._own_disks else "no namespace of mounts of its own"
         self._mounted = not why_not
         if why_not:
