@@ -14,6 +14,7 @@ from twisted.trial.unittest import TestCase
 from bookd import pki
 from bookd.bridge import daemon
 from bookd.bridge.daemon import Daemon
+from bookd.bridge.server import Server
 from bookd.config import Identity, Peer
 from bookd.contract.descriptors import load, shipped
 from bookd.errors import NotFound, PermissionDenied
@@ -71,7 +72,7 @@ class TapTests(TestCase):
         service = tap.makeService(self.options)
         service.startService()
         self.addCleanup(service.stopService)
-        *_, server = cast("Daemon", service)
+        (server,) = (each for each in cast("Daemon", service) if isinstance(each, Server))
         port = server.port
         identity = Identity(certificate="mom.pem", private_key="mom.key", ca="ca.pem")
         channel = daemon.channel(Peer(name="inventory", addresses=[f"localhost:{port}"]), identity, self.home)
