@@ -31,6 +31,7 @@ from twisted.python.failure import Failure
 
 from bookd.bridge.workers import Workers
 from bookd.errors import Unavailable
+from bookd.storage import savepoint
 from bookd.storage.engine import reading
 from bookd.storage.inbox import Refused
 
@@ -189,18 +190,17 @@ def commit_together(engine: Engine, group: list[_Unit]) -> None:
     """
     with engine.connect() as connection, connection.begin():
         for unit in group:
-            savepoint = connection.begin_nested()
+            savepoint.begin(connection)
             try:
                 unit.result = unit.work(connection)
             except Refused as refused:
                 unit.result = Failure(refused.error)
-                savepoint.commit()
+                savepoint.keep(connection)
             except Exception:
                 unit.result = Failure()
-                # After an error that ended the whole transaction (a full disk) there is no savepoint: this raises.
-                savepoint.rollback()
+                savepoint.undo(connection)
             else:
-                savepoint.commit()
+                savepoint.keep(connection)
 
 
 def _settled(deferred: Deferred[Any]) -> Deferred[None]:
