@@ -10,16 +10,39 @@ from bookd.errors import Aborted
 from bookd.orders.rules import Item, Order, Status
 from bookd.orders.schema import order_items, orders
 
+# Made once: making a statement costs more than running it.
+_ADD, _ADD_ITEMS = orders.insert(), order_items.insert()
+_CHANGING = (
+    "shipping_address", "status", "reason", "currency_code", "total_units", "total_nanos", "version", "updated_at"
+)  # fmt: skip
+_LINE = ("quantity", "title", "currency_code", "price_units", "price_nanos")
+_SAVE = (
+    orders.update()
+    .where(orders.c.order_id == bindparam("changed"), orders.c.version == bindparam("was"))
+    .values({name: bindparam(name) for name in _CHANGING})
+)
+_SAVE_ITEM = (
+    order_items.update()
+    .where(order_items.c.order_id == bindparam("changed"), order_items.c.position == bindparam("place"))
+    .values({name: bindparam(name) for name in _LINE})
+)
+_LOAD = select(orders).where(orders.c.order_id == bindparam("wanted"))
+_ITEMS = (
+    select(order_items)
+    .where(order_items.c.order_id.in_(bindparam("wanted", expanding=True)))
+    .order_by(order_items.c.position)
+)
+_ITEMS_OF_ONE = (
+    select(order_items).where(order_items.c.order_id == bindparam("wanted")).order_by(order_items.c.position)
+)
+
 
 def add(connection: Connection, order: Order) -> None:
     """Store a new order."""
+    identity = {"order_id": order.order_id, "user_id": order.user_id, "created_at": order.created_at}
+    connection.execute(_ADD, identity | _changing(order))
     connection.execute(
-        orders.insert().values(
-            order_id=order.order_id, user_id=order.user_id, created_at=order.created_at, **_changing(order)
-        )
-    )
-    connection.execute(
-        order_items.insert(),
+        _ADD_ITEMS,
         [
             {"order_id": order.order_id, "position": position, "book_id": item.book_id, **_line(item)}
             for position, item in enumerate(order.items)
@@ -29,26 +52,25 @@ def add(connection: Connection, order: Order) -> None:
 
 def save(connection: Connection, before: Order, after: Order) -> None:
     """Store the changes of an order. Raises `Aborted` when somebody else changed it since `before` was loaded."""
-    changed = connection.execute(
-        orders.update()
-        .where(orders.c.order_id == before.order_id, orders.c.version == before.version)
-        .values(**_changing(after))
-    )
-    if changed.rowcount != 1:
+    which = {"changed": before.order_id, "was": before.version}
+    if connection.execute(_SAVE, which | _changing(after)).rowcount != 1:
         raise Aborted(f"order {before.order_id} was changed meanwhile", reason="ORDER_CHANGED")
     if after.items is not before.items:
         connection.execute(
-            order_items.update().where(
-                order_items.c.order_id == before.order_id, order_items.c.position == bindparam("place")
-            ),
-            [{"place": position, **_line(item)} for position, item in enumerate(after.items)],
+            _SAVE_ITEM,
+            [
+                {"changed": before.order_id, "place": position, **_line(item)}
+                for position, item in enumerate(after.items)
+            ],
         )
 
 
 def load(connection: Connection, order_id: str) -> Order | None:
     """The order, or None."""
-    found = _with_items(connection, connection.execute(select(orders).where(orders.c.order_id == order_id)).all())
-    return found[0][1] if found else None
+    row = connection.execute(_LOAD, {"wanted": order_id}).one_or_none()
+    if row is None:
+        return None
+    return _order(row, tuple(_item(line) for line in connection.execute(_ITEMS_OF_ONE, {"wanted": order_id})))
 
 
 def page(
@@ -74,14 +96,14 @@ def page(
 
 
 def _with_items(connection: Connection, rows: Sequence[Row[Any]]) -> list[tuple[int, Order]]:
-    ids = [row.order_id for row in rows]
-    lines: dict[str, list[Item]] = {order_id: [] for order_id in ids}
-    for line in connection.execute(
-        select(order_items).where(order_items.c.order_id.in_(ids)).order_by(order_items.c.position)
-    ):
-        price = _money(line.currency_code, line.price_units, line.price_nanos)
-        lines[line.order_id].append(Item(line.book_id, line.quantity, price, line.title))
+    lines: dict[str, list[Item]] = {row.order_id: [] for row in rows}
+    for line in connection.execute(_ITEMS, {"wanted": list(lines)}):
+        lines[line.order_id].append(_item(line))
     return [(row.seq, _order(row, tuple(lines[row.order_id]))) for row in rows]
+
+
+def _item(line: Row[Any]) -> Item:
+    return Item(line.book_id, line.quantity, _money(line.currency_code, line.price_units, line.price_nanos), line.title)
 
 
 def _order(row: Row[Any], items: tuple[Item, ...]) -> Order:

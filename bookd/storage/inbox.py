@@ -15,12 +15,24 @@ from typing import TypeVar
 
 from google.protobuf.message import Message
 from google.rpc import status_pb2
-from sqlalchemy import BigInteger, CheckConstraint, Column, Connection, LargeBinary, MetaData, String, Table, select
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Connection,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    bindparam,
+    select,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from bookd.contract.call import Call
 from bookd.contract.status import from_status, to_status
 from bookd.errors import FINAL, BookdError, InvalidArgument
+from bookd.storage import savepoint
 
 M = TypeVar("M", bound=Message)
 
@@ -68,14 +80,16 @@ def once(connection: Connection, call: Call, response_class: type[M], now: int, 
     if not _claim(connection, call, now):
         return _recorded(connection, call, response_class)
     try:
-        with connection.begin_nested():
+        with savepoint.part(connection):
             response = work(connection)
     except BookdError as error:
         if error.code not in FINAL:
             raise
-        _record(connection, call.message_id, status=to_status(error).SerializeToString(deterministic=True))
+        refusal = to_status(error).SerializeToString(deterministic=True)
+        connection.execute(_RECORD_STATUS, {"called": call.message_id, "answered": refusal})
         raise Refused(error) from error
-    _record(connection, call.message_id, response=response.SerializeToString(deterministic=True))
+    answered = response.SerializeToString(deterministic=True)
+    connection.execute(_RECORD_RESPONSE, {"called": call.message_id, "answered": answered})
     return response
 
 
@@ -88,8 +102,20 @@ def purge(connection: Connection, before: int, limit: int) -> int:
     return connection.execute(_inbox.delete().where(_inbox.c.message_id.in_(oldest))).rowcount
 
 
+# Made once: making a statement costs more than running it.
+_RECORDED = select(_inbox.c.fingerprint, _inbox.c.response, _inbox.c.status).where(
+    _inbox.c.message_id == bindparam("called")
+)
+_RECORD = _inbox.update().where(_inbox.c.message_id == bindparam("called"))
+_RECORD_RESPONSE = _RECORD.values(response=bindparam("answered"))
+_RECORD_STATUS = _RECORD.values(status=bindparam("answered"))
+_CLAIM = {
+    "sqlite": sqlite.insert(_inbox).on_conflict_do_nothing(),
+    "postgresql": postgresql.insert(_inbox).on_conflict_do_nothing(),
+}
+
+
 def _claim(connection: Connection, call: Call, now: int) -> bool:
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     values = {
         "message_id": call.message_id,
         "method": call.method,
@@ -97,17 +123,11 @@ def _claim(connection: Connection, call: Call, now: int) -> bool:
         "response": b"",
         "applied_at": now,
     }
-    return connection.execute(insert(_inbox).values(values).on_conflict_do_nothing()).rowcount == 1
-
-
-def _record(connection: Connection, message_id: str, **values: bytes) -> None:
-    connection.execute(_inbox.update().where(_inbox.c.message_id == message_id).values(**values))
+    return connection.execute(_CLAIM[connection.dialect.name], values).rowcount == 1
 
 
 def _recorded(connection: Connection, call: Call, response_class: type[M]) -> M:
-    row = connection.execute(
-        select(_inbox.c.fingerprint, _inbox.c.response, _inbox.c.status).where(_inbox.c.message_id == call.message_id)
-    ).one()
+    row = connection.execute(_RECORDED, {"called": call.message_id}).one()
     if row.fingerprint != call.fingerprint:
         raise InvalidArgument(
             f"message id {call.message_id} was used for another request", reason="IDEMPOTENCY_KEY_REUSED"

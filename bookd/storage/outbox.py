@@ -8,6 +8,7 @@ Messages of one lane are sent in the order they were put, the next one once the 
 postponed holds up its lane. Lanes are independent.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from attrs import frozen
@@ -22,12 +23,15 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Select,
     String,
     Table,
     Text,
+    bindparam,
     func,
     select,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 
 # Microseconds that a message waits at most before it is sent (again). What shall wait for longer was put while the clock
 # was ahead, and is sent now.
@@ -104,35 +108,59 @@ def define(metadata: MetaData) -> Table:
 _outbox = define(_metadata)
 
 
+# Made once: making a statement costs more than running it.
+_PUT = {
+    "sqlite": sqlite.insert(_outbox).on_conflict_do_nothing(index_elements=["message_id"]).inline(),
+    "postgresql": postgresql.insert(_outbox).on_conflict_do_nothing(index_elements=["message_id"]).inline(),
+}
+_REMOVE = _outbox.delete().where(_outbox.c.message_id == bindparam("sent"))
+_FIRST_ATTEMPTS = (
+    select(_outbox.c.attempts).where(_outbox.c.lane == bindparam("wanted")).order_by(_outbox.c.seq).limit(1)
+)
+_NEXT_READY = select(func.min(_outbox.c.ready_at)).where(_outbox.c.ready_at > bindparam("now"))
+
+
 def put(connection: Connection, message: Message, now: int, not_before: int | None = None) -> bool:
     """Add a message, to be sent from `not_before` on if that is given, `LONGEST_WAIT` from now at most. Putting the id of
     one that is still there changes nothing, and answers False."""
-    if connection.execute(select(_outbox.c.seq).where(_outbox.c.message_id == message.message_id)).first() is not None:
-        return False
-    connection.execute(
-        _outbox.insert().values(
-            message_id=message.message_id,
-            lane=message.lane,
-            method=message.method,
-            request=message.request,
-            principal=message.principal,
-            reply_to=message.reply_to,
-            request_id=message.trace.request_id,
-            traceparent=message.trace.traceparent,
-            attempts=0,
-            ready_at=now if not_before is None else not_before,
-            last_error="",
-            created_at=now,
-        )
+    values = {
+        "message_id": message.message_id,
+        "lane": message.lane,
+        "method": message.method,
+        "request": message.request,
+        "principal": message.principal,
+        "reply_to": message.reply_to,
+        "request_id": message.trace.request_id,
+        "traceparent": message.trace.traceparent,
+        "attempts": 0,
+        "ready_at": now if not_before is None else not_before,
+        "last_error": "",
+        "created_at": now,
+    }
+    return connection.execute(_PUT[connection.dialect.name], values).rowcount == 1
+
+
+def _first_ones(ready: ColumnElement[bool]) -> Select[Any]:
+    earlier = _outbox.alias("earlier")
+    in_front = select(earlier.c.seq).where(earlier.c.lane == _outbox.c.lane, earlier.c.seq < _outbox.c.seq)
+    return (
+        select(_outbox)
+        .where(ready, ~in_front.exists(), _outbox.c.lane.not_in(bindparam("busy", expanding=True)))
+        .order_by(_outbox.c.ready_at, _outbox.c.seq)
+        .limit(bindparam("most"))
     )
-    return True
 
 
-def due(connection: Connection, now: int, limit: int) -> list[Row]:
-    """The first message of each lane, where it is ready: those that waited longest, `limit` at most."""
-    rows = _first_ones(connection, _outbox.c.ready_at <= now, limit)
-    if len(rows) < limit:
-        rows += _first_ones(connection, _outbox.c.ready_at > now + LONGEST_WAIT, limit - len(rows))
+_DUE = _first_ones(_outbox.c.ready_at <= bindparam("now"))
+_PUT_WHILE_THE_CLOCK_WAS_AHEAD = _first_ones(_outbox.c.ready_at > bindparam("now") + LONGEST_WAIT)
+
+
+def due(connection: Connection, now: int, limit: int, busy: Collection[str] = ()) -> list[Row]:
+    """The first message of each lane that is not `busy`, where it is ready: those that waited longest, `limit` at most."""
+    rows: list[Any] = []
+    for statement in (_DUE, _PUT_WHILE_THE_CLOCK_WAS_AHEAD):
+        if len(rows) < limit:
+            rows += connection.execute(statement, {"now": now, "most": limit - len(rows), "busy": list(busy)})
     return [
         Row(
             Message(
@@ -150,32 +178,21 @@ def due(connection: Connection, now: int, limit: int) -> list[Row]:
     ]
 
 
-def _first_ones(connection: Connection, ready: ColumnElement[bool], limit: int) -> list[Any]:
-    earlier = _outbox.alias("earlier")
-    in_front = select(earlier.c.seq).where(earlier.c.lane == _outbox.c.lane, earlier.c.seq < _outbox.c.seq)
-    found = select(_outbox).where(ready, ~in_front.exists()).order_by(_outbox.c.ready_at, _outbox.c.seq).limit(limit)
-    return list(connection.execute(found))
-
-
 def next_ready(connection: Connection, now: int) -> int | None:
     """When the next message that is not ready now will be, in microseconds; None when there is none."""
-    ready: int | None = connection.execute(
-        select(func.min(_outbox.c.ready_at)).where(_outbox.c.ready_at > now)
-    ).scalar_one()
+    ready: int | None = connection.execute(_NEXT_READY, {"now": now}).scalar_one()
     return ready
 
 
 def trying(connection: Connection, lane: str, attempts: int) -> bool:
     """Whether the lane holds a message, and its first one was sent less than `attempts` times without an answer."""
-    tried = connection.execute(
-        select(_outbox.c.attempts).where(_outbox.c.lane == lane).order_by(_outbox.c.seq).limit(1)
-    ).scalar()
+    tried = connection.execute(_FIRST_ATTEMPTS, {"wanted": lane}).scalar()
     return tried is not None and tried < attempts
 
 
 def remove(connection: Connection, message_id: str) -> bool:
     """Forget a message that was answered or that the MOM has; False if it was gone."""
-    return connection.execute(_outbox.delete().where(_outbox.c.message_id == message_id)).rowcount == 1
+    return connection.execute(_REMOVE, {"sent": message_id}).rowcount == 1
 
 
 def postpone(connection: Connection, message_id: str, ready_at: int, error: str) -> None:
