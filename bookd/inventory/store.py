@@ -149,28 +149,23 @@ def reserve_stock(connection: Connection, order_id: str, lines: Sequence[Line], 
     decided = _reservation(connection, order_id)
     if decided is not None:
         return decided
-    rows = {
-        row.book_id: row
-        for row in connection.execute(
-            # In one order, so that two transactions cannot wait for each other.
-            select(books)
-            .where(books.c.book_id.in_([line.book_id for line in lines]))
-            .order_by(books.c.seq)
-            .with_for_update()
-        )
-    }
+    wanted = [line.book_id for line in lines]
+    rows = {row.book_id: row for row in connection.execute(_ORDERED, {"wanted": wanted})}
     on_sale = {row.book_id: rules.OnSale(row.title, row.stock, row.currency_code) for row in rows.values()}
     reason = rules.refusal(lines, on_sale)
     _decide(connection, order_id, "REJECTED" if reason else "RESERVED", reason, now)
-    if not reason:
-        items = [_item(order_id, position, line, rows[line.book_id]) for position, line in enumerate(lines)]
-        connection.execute(insert(reservation_items), items)
-        _move(connection, [(item["book_seq"], item["quantity"]) for item in items], now)
-        for line in lines:
-            if rows[line.book_id].stock - line.quantity <= low:
-                _low(connection, _row(connection, line.book_id), line.quantity, low, now)
-    answer = _reservation(connection, order_id)
-    assert answer is not None
+    if reason:
+        return wire.Reservation(order_id=order_id, status=wire.RESERVATION_STATUS_REJECTED, reason=reason)
+    items = [_item(order_id, position, line, rows[line.book_id]) for position, line in enumerate(lines)]
+    connection.execute(_HOLD, items)
+    _move(connection, [(item["book_seq"], item["quantity"]) for item in items], now)
+    for line in lines:
+        if rows[line.book_id].stock - line.quantity <= low:
+            _low(connection, _row(connection, line.book_id), line.quantity, low, now)
+    answer = wire.Reservation(order_id=order_id, status=wire.RESERVATION_STATUS_RESERVED)
+    for line in lines:
+        row = rows[line.book_id]
+        answer.items.add(book_id=row.book_id, quantity=line.quantity, unit_price=_money(row), title=row.title)
     return answer
 
 
@@ -228,6 +223,30 @@ def _search(query: Query, position: list[str | int] | None) -> Select[Any]:
 # Made once: making a statement costs more than running it.
 _BY_ID = select(books).where(books.c.book_id == bindparam("book_id"))
 _BY_ID_LOCKED = _BY_ID.with_for_update()
+# In one order, so that two transactions cannot wait for each other.
+_ORDERED = (
+    select(books)
+    .where(books.c.book_id.in_(bindparam("wanted", expanding=True)))
+    .order_by(books.c.seq)
+    .with_for_update()
+)
+_DECIDE, _HOLD = insert(reservations), insert(reservation_items)
+_MOVE = (
+    update(books)
+    .where(books.c.seq == bindparam("row"))
+    .values(
+        stock=books.c.stock - bindparam("quantity"),
+        reserved=books.c.reserved + bindparam("quantity"),
+        version=books.c.version + 1,
+        updated_at=bindparam("now"),
+    )
+)
+_DECIDED = select(reservations).where(reservations.c.order_id == bindparam("of"))
+_HELD = (
+    select(reservation_items)
+    .where(reservation_items.c.order_id == bindparam("of"))
+    .order_by(reservation_items.c.position)
+)
 
 
 def _row(connection: Connection, book_id: str, lock: bool = False) -> Row[Any]:
@@ -255,28 +274,17 @@ def _refuse_taken(connection: Connection, book_id: str, isbn: str) -> None:
 
 
 def _decide(connection: Connection, order_id: str, status: str, reason: str, now: int) -> None:
-    connection.execute(
-        insert(reservations).values(order_id=order_id, status=status, reason=reason, created_at=now, updated_at=now)
-    )
+    decision = {"order_id": order_id, "status": status, "reason": reason, "created_at": now, "updated_at": now}
+    connection.execute(_DECIDE, decision)
 
 
 def _move(connection: Connection, quantities: list[tuple[int, int]], now: int) -> None:
     """From the stock to what orders hold; back, where the quantity is negative. A book that is gone is passed over."""
-    connection.execute(
-        update(books)
-        .where(books.c.seq == bindparam("row"))
-        .values(
-            stock=books.c.stock - bindparam("quantity"),
-            reserved=books.c.reserved + bindparam("quantity"),
-            version=books.c.version + 1,
-            updated_at=now,
-        ),
-        [{"row": seq, "quantity": quantity} for seq, quantity in quantities],
-    )
+    connection.execute(_MOVE, [{"row": seq, "quantity": quantity, "now": now} for seq, quantity in quantities])
 
 
 def _reservation(connection: Connection, order_id: str) -> wire.Reservation | None:
-    row = connection.execute(select(reservations).where(reservations.c.order_id == order_id)).one_or_none()
+    row = connection.execute(_DECIDED, {"of": order_id}).one_or_none()
     if row is None:
         return None
     answer = wire.Reservation(
@@ -285,11 +293,7 @@ def _reservation(connection: Connection, order_id: str) -> wire.Reservation | No
         reason=row.reason,
     )
     if row.status == "RESERVED":
-        for item in connection.execute(
-            select(reservation_items)
-            .where(reservation_items.c.order_id == order_id)
-            .order_by(reservation_items.c.position)
-        ):
+        for item in connection.execute(_HELD, {"of": order_id}):
             answer.items.add(book_id=item.book_id, quantity=item.quantity, unit_price=_money(item), title=item.title)
     return answer
 
