@@ -135,13 +135,13 @@ class Relay(Service):
                 await self._rest(pause)
 
     async def _begin_what_is_due(self) -> float:
-        now = self._now()
-        # Lanes that are under way are among the rows, as their first message still is in the outbox.
-        rows = await self._desk.glance(outbox.due, now, CONCURRENCY + len(self._sending))
+        room = CONCURRENCY - len(self._sending)
+        if not room:
+            return LOOK_AGAIN  # or as soon as one of them has ended
+        rows, ready_at = await self._desk.glance(_look, self._now(), room, list(self._sending))
         for row in rows:
-            if self.running and row.message.lane not in self._sending and len(self._sending) < CONCURRENCY:
+            if self.running:
                 self._begin(row)
-        ready_at = await self._desk.glance(outbox.next_ready, now)
         return LOOK_AGAIN if ready_at is None else min(LOOK_AGAIN, max(0.0, (ready_at - self._now()) / 1e6))
 
     async def _rest(self, seconds: float) -> None:
@@ -220,6 +220,11 @@ class Relay(Service):
             return await deferred
         finally:
             self._interruptible.discard(deferred)
+
+
+def _look(connection: Connection, now: int, room: int, busy: list[str]) -> tuple[list[outbox.Row], int | None]:
+    """What can be sent now, and when there will be more."""
+    return outbox.due(connection, now, room, busy), outbox.next_ready(connection, now)
 
 
 def nothing_follows(connection: Connection, message: outbox.Message, outcome: message_pb2.Outcome, now: int) -> None:
