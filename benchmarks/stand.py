@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -118,6 +119,33 @@ def plain(home: Home, folder: Path, body: bytes) -> Iterator[int]:
         finally:
             server.terminate()
             server.wait(10)
+
+
+@contextmanager
+def caching(home: Home, folder: Path) -> Iterator[int]:
+    """Another gateway of the suite, which gives answers of the catalogue again for a second; answers its port."""
+    port, metrics = ports.free_ports(2)
+    head, _, rest = home.config_file.read_text().partition("[gateway]\n")
+    rest = re.sub(r"(?m)^port = \d+$", f"port = {port}", rest, count=1)
+    rest = re.sub(r"(?m)^metrics_port = \d+$", f"metrics_port = {metrics}", rest, count=1)
+    config, path = home.path / "caching.toml", folder / "caching.log"
+    config.touch(0o600)
+    config.write_text(f'{head}[gateway]\ncache_fresh = 1.0\naccess = "log/caching.jsonl"\n{rest}')
+    command = [
+        str(Path(sys.executable).with_name("twistd")),
+        "-n",
+        "--pidfile=",
+        "bookd-gateway",
+        "--config",
+        str(config),
+    ]
+    with path.open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as gateway:
+        try:
+            _await(lambda: _listens(port), gateway, path)
+            yield port
+        finally:
+            gateway.terminate()
+            gateway.wait(20)
 
 
 def log_in(home: Home) -> str:

@@ -15,24 +15,25 @@ SEARCHES = (1, 32)
 
 
 def read(stage: Stage) -> None:
-    """`GET /v1/books/{id}`: any of many books, and always the same one, which a cache may answer."""
+    """`GET /v1/books/{id}`: any of many books without a cache, and always the same one with."""
     book = f"/v1/books/{stand.a_book(stage.home)}"
     body = people.a_body(stage.home, book)
     with (
         stand.chain(stage.home, stage.folder) as chain,
         stand.plain(stage.home, stage.folder, body) as plain,
+        stand.caching(stage.home, stage.folder) as caching,
     ):
         for connections in stage.options.connections or CONNECTIONS:
             subjects = {
                 "bookd": stage.fire("read", connections),
                 "FastAPI, grpc.aio": stage.fire("read", connections, f"https://localhost:{chain}"),
-                "bookd, one book": stage.fire("one", connections),
+                "bookd, one book, cached": stage.fire("one", connections, f"https://localhost:{caching}"),
                 "bare Klein": stage.fire("plain", connections, f"https://localhost:{plain}"),
             }
             stage.alternate("read", connections, subjects, request_bytes=0, response_bytes=len(body))
             wanted = 1.0 if connections == 1 else 2.0
             stage.figures.ratio("read", "bookd", "FastAPI, grpc.aio", connections, wanted)
-            stage.figures.ratio("read", "bookd, one book", "bare Klein", connections, 0.7)
+            stage.figures.ratio("read", "bookd, one book, cached", "bare Klein", connections, 0.7)
 
 
 def search(stage: Stage) -> None:
