@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # Where npm is there, buf comes from its registry.
 BUF := $(shell command -v npm >/dev/null 2>&1 && echo npx --yes @bufbuild/buf@1)
 
-.PHONY: run test check fuzz fuzz-api hostile chaos bench protos news clean
+.PHONY: run test check fuzz fuzz-api hostile chaos bench bench-mom protos news clean
 
 run: $(VENV)/.installed
 	$(BIN)/bookd up
@@ -56,6 +56,10 @@ hostile: $(VENV)/.installed-dev
 # Measures bookd beside its peers; wants wrk, and a machine that does nothing else. ARGS="--only read orders"
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.run $(ARGS)
+
+# Measures the MOM alone, as it keeps calls to a service that is down, beside JetStream and RabbitMQ.
+bench-mom: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks.accept $(ARGS)
 
 protos: $(VENV)/.installed-dev
 	$(BIN)/python protos/generate.py
