@@ -20,6 +20,7 @@ from bookd.bridge.trunk import LARGEST, Trunk
 from bookd.errors import BookdError, Unavailable
 
 Metadata = Sequence[tuple[str, str | bytes]]
+_OF_GRPC = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
 
 
 class Channel(Service):
@@ -100,8 +101,10 @@ class Channel(Service):
     def failure(self, error: grpc.aio.AioRpcError, method: str) -> BookdError:
         """What a failed call of `method` means."""
         text, trailing = error.details() or "", tuple(error.trailing_metadata() or ())
-        # A bookd server that is unavailable sends a rich status; gRPC's own failures, and strange servers, have none.
-        if error.code() is not grpc.StatusCode.UNAVAILABLE or any(key == status.DETAILS_KEY for key, _ in trailing):
+        # A bookd server sends a rich status with these; gRPC's own failures, and strange servers, have none. CANCELLED is
+        # what it makes of calls that come when a server has begun to stop, or outlast its grace: whether they had an
+        # effect is as unknown as when a connection breaks.
+        if error.code() not in _OF_GRPC or any(key == status.DETAILS_KEY for key, _ in trailing):
             return status.from_call(error.code(), text, trailing)
         service = method.strip("/").rpartition("/")[0]
         if text != self._trouble:
@@ -226,6 +229,11 @@ class _Rpc:
             failure = self._channel.failure(error, self.method)
         except grpc.aio.UsageError as error:
             failure = Unavailable(f"the channel was closed: {error}", retry_after=1.0)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise  # by the caller
+            failure = Unavailable("the channel was closed", retry_after=1.0)
         # Raised here, it has nothing of grpc's error, whose frames would keep the call, and so the connection.
         raise failure
 

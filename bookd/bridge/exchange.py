@@ -23,9 +23,10 @@ from twisted.python.failure import Failure
 
 from bookd.bridge.context import Context
 from bookd.bridge.metrics import OTHER
+from bookd.bridge.status import stopped
 from bookd.bridge.trunk import CARRY, FULL, LEAST, Writer
 from bookd.contract.status import to_status
-from bookd.errors import BookdError, Cancelled, InvalidArgument, ResourceExhausted, Unavailable, Unimplemented
+from bookd.errors import BookdError, Cancelled, InvalidArgument, ResourceExhausted, Unimplemented
 from bookd.wire.bridge.v1.trunk_pb2 import Call, Frame
 
 # Calls that one client may have under way on its trunk; while there are so many, its frames wait.
@@ -121,6 +122,8 @@ class _Line:
         self._grpc = grpc_context
         self._writer = Writer(grpc_context.write)
         self._calls: dict[int, Deferred[Any]] = {}
+        # Calls that their client has cancelled, and that have not ended.
+        self._given_up: set[int] = set()
         self._fewer: asyncio.Event = asyncio.Event()
         self._closing = asyncio.Event()
 
@@ -160,6 +163,7 @@ class _Line:
             for number in frame.cancelled:
                 deferred = self._calls.get(number)
                 if deferred is not None:
+                    self._given_up.add(number)
                     deferred.cancel()
             for count, call in enumerate(frame.calls, 1):
                 if call.id in self._calls:
@@ -184,7 +188,7 @@ class _Line:
             if method is None:
                 raise Unimplemented(f"{path} is not served here")
             if self._closing.is_set():
-                raise Unavailable("the server is stopping", reason="STOPPING", retry_after=1.0)
+                raise stopped()
             if sum(len(entry.key) + len(entry.value) for entry in call.metadata) > METADATA:
                 raise ResourceExhausted(f"the metadata is larger than {METADATA:,} bytes")
             invocation: dict[str, str | bytes] = {}
@@ -209,8 +213,12 @@ class _Line:
         # A call that ended at once is not among them yet when this runs for it.
         self._calls.pop(number, None)
         self._fewer.set()
+        given_up = number in self._given_up
+        self._given_up.discard(number)
         if isinstance(result, Failure):
             error = result.value
+            if isinstance(error, CancelledError):
+                error = Cancelled("the call was cancelled") if given_up else stopped()
             self._fail(number, path, error if isinstance(error, Exception) else RuntimeError(repr(error)), began)
         else:
             self._answer(number, path, serialize, result, began)
@@ -227,8 +235,6 @@ class _Line:
         self._server.ended(path, "OK", began)
 
     def _fail(self, number: int, path: str, error: Exception, began: float) -> None:
-        if isinstance(error, CancelledError):
-            error = Cancelled("the call was cancelled")
         why = self._server.told(path, error)
         told: status_pb2.Status = to_status(why)
         self._writer.frame(told.ByteSize()).answers.add(id=number).status.CopyFrom(told)

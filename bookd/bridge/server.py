@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -212,6 +212,8 @@ class Server(Service):
         """What the caller may hear of a failure. One that is none of ours is logged, and told as INTERNAL."""
         if isinstance(error, BookdError):
             return error
+        if isinstance(error, CancelledError):
+            return status.stopped()
         number = uuid4().hex
         self.log.failure("{path} failed, told as {number}", Failure(error), path=path, number=number)
         return Internal(f"internal error {number}", info={"error_id": number}, reason="INTERNAL")

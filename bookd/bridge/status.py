@@ -8,7 +8,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import status_pb2
 
 from bookd.contract.status import from_status, to_status
-from bookd.errors import BookdError, Code
+from bookd.errors import BookdError, Code, Unavailable
 
 DETAILS_KEY = "grpc-status-details-bin"
 
@@ -34,9 +34,14 @@ def from_call(code: grpc.StatusCode, message: str, trailing: Sequence[tuple[str,
 
 
 def trailing_metadata(error: BookdError) -> tuple[tuple[str, bytes], ...]:
-    """The trailing metadata that carries the error; empty when code and message say it all. UNAVAILABLE always has some,
-    since that is what gRPC says itself where nobody answers."""
+    """The trailing metadata that carries the error; empty when code and message say it all. What gRPC says itself, where
+    nobody answers or a server stops, always has some."""
     status = to_status(error)
-    if not status.details and error.code is not Code.UNAVAILABLE:
+    if not status.details and error.code not in (Code.UNAVAILABLE, Code.CANCELLED):
         return ()
     return ((DETAILS_KEY, status.SerializeToString()),)
+
+
+def stopped() -> Unavailable:
+    """What a call hears that its client did not cancel, but the server did, as it stops."""
+    return Unavailable("the server is stopping", reason="STOPPING", retry_after=1.0)

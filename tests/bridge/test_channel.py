@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from bookd.bridge.channel import Channel
@@ -55,3 +58,41 @@ class NobodyTests(TestCase):
             self.assertEqual(
                 (error.message, error.reason, error.retry_after), (sent.message, sent.reason, sent.retry_after)
             )
+
+
+class StoppingTests(TestCase):
+    """A channel to a server that stops while a call is under way, for longer than its grace."""
+
+    async def outlast(self, *, trunk: bool) -> Unavailable:
+        """The error of a call that never ends."""
+        begun: Deferred[None] = Deferred()
+
+        async def never(request: bytes, context: Any) -> bytes:
+            begun.callback(None)
+            return await Deferred()
+
+        server = Server("127.0.0.1", 0, grace=0.1)
+        server.add_generic(lambda path: RawMethod(False, False, never), ["test.v1.EchoService"])
+        server.startService()
+        await server.started
+        channel = Channel([f"127.0.0.1:{server.port}"], trunk=trunk)
+        channel.startService()
+        self.addCleanup(channel.stopService)
+        while trunk and not channel.has_trunk:
+            await deferLater(reactor, 0.01)
+        call = channel.unary_unary("/test.v1.EchoService/Unary")(b"", timeout=10.0)
+        await begun
+        await server.stopService()
+        with self.assertRaises(Unavailable) as caught:
+            await call
+        return caught.exception
+
+    async def test_by_itself(self) -> None:
+        """It is as if the connection had broken: nobody has cancelled the call, and whether it had an effect is unknown."""
+        error = await self.outlast(trunk=False)
+        self.assertEqual((error.reason, error.retry_after), ("UNREACHABLE", 1.0))
+
+    async def test_on_a_trunk(self) -> None:
+        """The same on a trunk."""
+        error = await self.outlast(trunk=True)
+        self.assertIsNotNone(error.retry_after)

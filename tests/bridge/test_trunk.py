@@ -147,11 +147,11 @@ class CallTests(TrunkTestCase):
         await self.until(lambda: self.cancelled == [b"hang"])
 
     async def test_cancelled_by_the_method(self) -> None:
-        """A method that gives up is CANCELLED."""
+        """A method that gives up, though its client has not, is UNAVAILABLE: whether it had an effect is unknown."""
         call = self.call(b"hang")
         await self.until(lambda: self.hanging)
         self.hanging[0].errback(CancelledError())
-        await self.assertFailure(call, Cancelled)
+        await self.assertFailure(call, Unavailable)
 
     async def test_large(self) -> None:
         """Large requests go by themselves, large answers come whole; one that is too large harms itself only."""
