@@ -37,13 +37,17 @@ REST, LOOK = 5.0, 0.2
 PATIENCE = 120.0
 
 
-def fill(database: Path, messages: int, lanes: int, size: int) -> float:
-    """Write so many messages, in turn into so many lanes, with requests of so many bytes; answers the seconds it took."""
+def fill(database: Path, seals: Path | None, messages: int, lanes: int, size: int) -> float:
+    """Write so many messages, in turn into so many lanes, with requests of so many bytes, sealed with the keys in `seals`;
+    answers the seconds it took."""
     from bookd.mom import store
     from bookd.mom.records import Draft
+    from bookd.mom.vault import Vault, guarded
     from bookd.storage.engine import open_engine
 
     engine = open_engine(database)
+    if seals is not None:
+        engine = guarded(engine, Vault(seals, time.monotonic, lambda: time.time_ns() // 1000))
     began = time.perf_counter()
     now = time.time_ns() // 1000
     for start in range(0, messages, BATCH):
@@ -126,11 +130,12 @@ def stand(folder: Path, messages: int, drained: int, lanes: int, size: int) -> d
     twistd = str(Path(sys.executable).with_name("twistd"))
     mom_command = [twistd, "-n", "--pidfile=", "bookd-mom", "--config", str(home.config_file)]
     log, database = folder / "mom.log", home.path / table.database
+    seals = None if table.sealing_keys is None else home.path / table.sealing_keys
     found: dict[str, Any] = {"messages": messages}
     with running(mom_command, log) as mom:  # it makes the tables
         until_listening(mom, table.grpc.host, table.grpc.port)
     if messages:
-        found["filled in seconds"] = fill(database, messages, min(lanes, messages), size)
+        found["filled in seconds"] = fill(database, seals, messages, min(lanes, messages), size)
         found["file in MiB"] = database.stat().st_size / 2**20
     with running(mom_command, log) as mom:
         found["listening after seconds"] = until_listening(mom, table.grpc.host, table.grpc.port)
