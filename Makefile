@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # Where npm is there, buf comes from its registry.
 BUF := $(shell command -v npm >/dev/null 2>&1 && echo npx --yes @bufbuild/buf@1)
 
-.PHONY: run test check fuzz fuzz-api hostile chaos bench bench-mom protos news clean
+.PHONY: run test check fuzz fuzz-api hostile hostile-bench chaos bench bench-mom protos news clean
 
 run: $(VENV)/.installed
 	$(BIN)/bookd up
@@ -52,6 +52,10 @@ ROUNDS ?= 5
 
 hostile: $(VENV)/.installed-dev
 	BOOKD_ROUNDS=$(ROUNDS) $(BIN)/python tests/run.py --temp-directory $(VENV)/trial tests.hostile
+
+# Measures what others feel of such attacks; wants a machine that does nothing else. docs/security.md.
+hostile-bench: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks.hostile $(ARGS)
 
 # Measures bookd beside its peers; wants wrk, and a machine that does nothing else. ARGS="--only read orders"
 bench: $(VENV)/.installed-bench
