@@ -17,6 +17,7 @@ from bookd.bridge.crossing import from_asyncio
 from bookd.bridge.methods import RawMethod
 from bookd.bridge.server import ListenError, Server
 from bookd.errors import DeadlineExceeded, Internal, NotFound, Unavailable, Unimplemented
+from bookd.testing.ports import free_port
 
 PATHS = {
     "/test.Echo/Unary": (False, False),
@@ -394,7 +395,7 @@ class BothTests(TestCase):
 
     async def setUp(self) -> None:
         self.echo = Echo()
-        self.server = Server("127.0.0.1", 0, grace=5)
+        self.server = Server("127.0.0.1", free_port(), grace=5)
         self.server.add_generic(self.echo.lookup, ["test.Echo"])
         self.server.startService()
         self.channel = Channel([f"127.0.0.1:{self.server.port}"])
