@@ -19,7 +19,7 @@ from pathlib import Path
 from sqlite3 import OperationalError
 from typing import Any
 
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine
 
 # What SQLite adds to a file's name for what belongs to the file. The third, -shm, is made anew by whoever opens it.
 _LOG = "-wal"
@@ -33,24 +33,29 @@ class Injected(OperationalError):
 def watch(engine: Engine, tell: Callable[[str], Any]) -> Iterator[None]:
     """Within the block, call `tell(where)` at each point that a transaction of the engine passes; it may raise."""
 
-    def statement(_connection: Any, _cursor: Any, text: str, *_: Any) -> None:
-        tell(f"before {text}")
-
     dialect: Any = engine.dialect
-    commit = dialect.do_commit
+    commit, verbs = dialect.do_commit, ("do_execute", "do_executemany", "do_execute_no_params")
+
+    def telling(verb: Callable[..., Any]) -> Callable[..., Any]:
+        def do(cursor: Any, text: str, *values: Any, **more: Any) -> Any:
+            tell(f"before {text}")
+            return verb(cursor, text, *values, **more)
+
+        return do
 
     def do_commit(connection: Any) -> None:
         tell("before the commit")
         commit(connection)
         tell("after the commit")
 
-    event.listen(engine, "before_cursor_execute", statement)
+    for verb in verbs:  # all statements pass here, those of `bookd.storage.prepared` too
+        setattr(dialect, verb, telling(getattr(dialect, verb)))
     dialect.do_commit = do_commit
     try:
         yield
     finally:
-        dialect.do_commit = commit
-        event.remove(engine, "before_cursor_execute", statement)
+        for verb in (*verbs, "do_commit"):
+            delattr(dialect, verb)
 
 
 class Fault:
