@@ -6,8 +6,9 @@ A unit of work is a plain synchronous function that takes a connection. Where it
   savepoint of its own, and commits them together. Only then do their Deferreds fire. While that commit waits for the
   disk the next group gathers, so a durable write costs a share of an fsync, not one.
 - `read` runs the unit in one of the reader threads, in a transaction that sees one state of the database.
-- `glance` is `read` for units that look up a few rows by their keys: all that wait share one way to a thread and one
-  transaction, which cost more than such a unit does. A unit that may take long would hold up the others there.
+- `glance` is `read` for units that look up a few rows by their keys, which costs less than the way to a thread and back
+  does. On SQLite it runs them at once, on the reactor's thread, and breaks off what takes more than about a millisecond,
+  to do it as `read` does (`bookd.storage.point_reader`). On a server of databases it is `read`.
 
 What is promised: a Deferred of `write` that fires with a result means that the unit is on disk. One that fails with the
 unit's own exception means that nothing of the unit is, but a refusal that the inbox remembers; and it says nothing about
@@ -23,9 +24,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from attrs import define
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, fail, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -34,6 +34,7 @@ from bookd.errors import Unavailable
 from bookd.storage import savepoint
 from bookd.storage.engine import reading
 from bookd.storage.inbox import Refused
+from bookd.storage.point_reader import Lasting, PointReader
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -66,14 +67,15 @@ class Desk(Service):
         self._reading = reading(engine)
         self._writer = Workers(reactor, 1, "desk-writer")
         self._readers = Workers(reactor, readers, "desk-reader")
-        self._glancer = Workers(reactor, 1, "desk-glancer")
         self._writes = _Together(lambda group: self._writer.run(commit_together, engine, group), self._refuse_write)
-        self._glances = _Together(lambda group: self._glancer.run(glance_together, self._reading, group), _refuse_all)
+        # Made by the first glance, in a thread; where it cannot be, glances are reads.
+        self._point_reader: PointReader | None = None
+        self._opening: Deferred[None] | None = None
 
     def startService(self) -> None:
         """Start the threads; the database is opened by the first unit."""
         super().startService()
-        for workers in (self._writer, self._readers, self._glancer):
+        for workers in (self._writer, self._readers):
             workers.startService()
 
     def stopService(self) -> Deferred[None]:
@@ -83,18 +85,32 @@ class Desk(Service):
 
     async def _close(self) -> None:
         await self._writes.settled()
-        await self._glances.settled()
-        await DeferredList([workers.stopService() for workers in (self._writer, self._readers, self._glancer)])
+        await DeferredList([workers.stopService() for workers in (self._writer, self._readers)])
+        if self._point_reader is not None:
+            self._point_reader.close()
         self._engine.dispose()
 
     def write(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Run `work(connection, …)` in a savepoint of the writer's next transaction; fires after the commit."""
-        return self._add(self._writes, lambda connection: work(connection, *args, **kwargs))
+        deferred: Deferred[T] = Deferred()
+        if self.running:
+            self._writes.add(_Unit(lambda connection: work(connection, *args, **kwargs), deferred))
+        else:
+            deferred.errback(Unavailable("the database is closed", reason=REASON))
+        return deferred
 
     def glance(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        """Run `work(connection, …)`, which looks up a few rows and changes nothing. It sees all that was committed when
-        it was asked for."""
-        return self._add(self._glances, lambda connection: work(connection, *args, **kwargs))
+        """Run `work(connection, …)`, which looks up a few rows and changes nothing, perhaps twice. It sees all that was
+        committed when it was asked for."""
+        if self._point_reader is None or not self.running:
+            self._open_point_reader()
+            return self.read(work, *args, **kwargs)
+        try:
+            return succeed(self._point_reader.run(work, *args, **kwargs))
+        except Lasting:
+            return self.read(work, *args, **kwargs)
+        except Exception:
+            return fail()
 
     def read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Run `work(connection, …)` in a reader thread, in a transaction of its own that changes nothing."""
@@ -105,13 +121,15 @@ class Desk(Service):
 
         return self._readers.run(run)
 
-    def _add(self, together: "_Together", work: Callable[[Connection], T]) -> Deferred[T]:
-        deferred: Deferred[T] = Deferred()
-        if self.running:
-            together.add(_Unit(work, deferred))
-        else:
-            deferred.errback(Unavailable("the database is closed", reason=REASON))
-        return deferred
+    def _open_point_reader(self) -> None:
+        if self._opening is not None or not self.running or self._engine.dialect.name != "sqlite":
+            return
+
+        def opened(reader: PointReader) -> None:
+            self._point_reader = reader
+
+        self._opening = self._readers.run(PointReader, self._engine).addCallback(opened)
+        self._opening.addErrback(lambda failure: self.log.failure("glances run in threads", failure))
 
     def _refuse_write(self, failure: Failure, group: list[_Unit]) -> None:
         self.log.error("the database refused to commit {count} units: {error}", count=len(group), error=failure.value)
@@ -156,31 +174,6 @@ class _Together:
 def _tell(group: list[_Unit]) -> None:
     for unit in group:
         unit.deferred.callback(unit.result)
-
-
-def _refuse_all(failure: Failure, group: list[_Unit]) -> None:
-    for unit in group:
-        unit.result = failure
-
-
-def glance_together(engine: Engine, group: list[_Unit]) -> None:
-    """Run the units of the group in one transaction that only reads. Runs in a thread.
-
-    A unit that the database fails is alone: the others run in a transaction of their own then. Raises what the database
-    raises outside of the units.
-    """
-    rest = deque(group)
-    while rest:
-        with engine.connect() as connection, connection.begin():
-            while rest:
-                unit = rest.popleft()
-                try:
-                    unit.result = unit.work(connection)
-                except SQLAlchemyError:
-                    unit.result = Failure()
-                    break
-                except Exception:
-                    unit.result = Failure()
 
 
 def commit_together(engine: Engine, group: list[_Unit]) -> None:

@@ -26,6 +26,7 @@ from bookd.orders.schema import steps
 from bookd.storage import outbox
 from bookd.storage.announce import announce
 from bookd.storage.outbox import Trace
+from bookd.storage.prepared import Prepared
 from bookd.wire.inventory.v1 import inventory_pb2
 from bookd.wire.mom.v1 import message_pb2
 from bookd.wire.orders.v1 import events_pb2
@@ -47,15 +48,14 @@ _TOLD = {
 
 # Pending orders of one user that are cancelled when the user is gone. Nobody has so many.
 MOST_PENDING = 100_000
-# Made once: making a statement costs more than running it.
-_STEP = select(steps).where(steps.c.message_id == bindparam("sent")).with_for_update()
-_CLOSE = steps.update().where(steps.c.message_id == bindparam("sent")).values(done_at=bindparam("at"))
-_ASKED = (
+_STEP = Prepared(select(steps).where(steps.c.message_id == bindparam("sent")).with_for_update())
+_CLOSE = Prepared(steps.update().where(steps.c.message_id == bindparam("sent")).values(done_at=bindparam("at")))
+_ASKED = Prepared(
     select(func.count())
     .select_from(steps)
     .where(steps.c.order_id == bindparam("of"), steps.c.step == bindparam("which"))
 )
-_ASK = steps.insert()
+_ASK = Prepared(steps.insert().inline())
 
 # Microseconds until a step that failed is asked for again. The MOM has tried for long by then.
 AGAIN_AFTER = 30_000_000
@@ -99,7 +99,7 @@ def _cancel(connection: Connection, before: Order, trace: Trace, now: int) -> Or
 def apply(connection: Connection, outcome: message_pb2.Outcome, trace: Trace, now: int) -> str | None:
     """Apply the outcome of a step; answers the order's id, or None for a message that no saga sent. Applying it again
     changes nothing."""
-    row = connection.execute(_STEP, {"sent": outcome.message_id}).one_or_none()
+    row = _STEP.row(connection, {"sent": outcome.message_id})
     if row is None:
         return None
     order_id: str = row.order_id
@@ -110,7 +110,7 @@ def apply(connection: Connection, outcome: message_pb2.Outcome, trace: Trace, no
     step = Step(row.step)
     news = _news(before, step, outcome)
     after, next_step = rules.answered(before, step, news, now)
-    connection.execute(_CLOSE, {"sent": outcome.message_id, "at": now})
+    _CLOSE.run(connection, {"sent": outcome.message_id, "at": now})
     if after is not before:
         store.save(connection, before, after)
     if after.status is not before.status:
@@ -169,12 +169,12 @@ def message(order: Order, step: Step, message_id: str, trace: Trace) -> outbox.M
 
 
 def _ask(connection: Connection, order: Order, step: Step, trace: Trace, now: int, *, pause: int = 0) -> None:
-    asked: int = connection.execute(_ASKED, {"of": order.order_id, "which": step.value}).scalar_one()
+    asked = _ASKED.value(connection, {"of": order.order_id, "which": step.value})
     # The first message of a step is named after it; so it cannot be sent twice under two names.
     name = f"{step.value}/{asked}" if asked else step.value
     message_id = str(uuid5(UUID(order.order_id), name))
     asking = {"message_id": message_id, "order_id": order.order_id, "step": step.value, "sweep_from": now + pause}
-    connection.execute(_ASK, asking)
+    _ASK.run(connection, asking)
     outbox.put(connection, message(order, step, message_id, trace), now, now + pause)
 
 

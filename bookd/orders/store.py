@@ -9,30 +9,30 @@ from sqlalchemy import Connection, Row, bindparam, func, select
 from bookd.errors import Aborted
 from bookd.orders.rules import Item, Order, Status
 from bookd.orders.schema import order_items, orders
+from bookd.storage.prepared import Prepared
 
-# Made once: making a statement costs more than running it.
-_ADD, _ADD_ITEMS = orders.insert(), order_items.insert()
+_ADD, _ADD_ITEMS = Prepared(orders.insert().inline()), Prepared(order_items.insert().inline())
 _CHANGING = (
     "shipping_address", "status", "reason", "currency_code", "total_units", "total_nanos", "version", "updated_at"
 )  # fmt: skip
 _LINE = ("quantity", "title", "currency_code", "price_units", "price_nanos")
-_SAVE = (
+_SAVE = Prepared(
     orders.update()
     .where(orders.c.order_id == bindparam("changed"), orders.c.version == bindparam("was"))
     .values({name: bindparam(name) for name in _CHANGING})
 )
-_SAVE_ITEM = (
+_SAVE_ITEM = Prepared(
     order_items.update()
     .where(order_items.c.order_id == bindparam("changed"), order_items.c.position == bindparam("place"))
     .values({name: bindparam(name) for name in _LINE})
 )
-_LOAD = select(orders).where(orders.c.order_id == bindparam("wanted"))
+_LOAD = Prepared(select(orders).where(orders.c.order_id == bindparam("wanted")))
 _ITEMS = (
     select(order_items)
     .where(order_items.c.order_id.in_(bindparam("wanted", expanding=True)))
     .order_by(order_items.c.position)
 )
-_ITEMS_OF_ONE = (
+_ITEMS_OF_ONE = Prepared(
     select(order_items).where(order_items.c.order_id == bindparam("wanted")).order_by(order_items.c.position)
 )
 
@@ -40,9 +40,9 @@ _ITEMS_OF_ONE = (
 def add(connection: Connection, order: Order) -> None:
     """Store a new order."""
     identity = {"order_id": order.order_id, "user_id": order.user_id, "created_at": order.created_at}
-    connection.execute(_ADD, identity | _changing(order))
-    connection.execute(
-        _ADD_ITEMS,
+    _ADD.run(connection, identity | _changing(order))
+    _ADD_ITEMS.run_each(
+        connection,
         [
             {"order_id": order.order_id, "position": position, "book_id": item.book_id, **_line(item)}
             for position, item in enumerate(order.items)
@@ -53,11 +53,11 @@ def add(connection: Connection, order: Order) -> None:
 def save(connection: Connection, before: Order, after: Order) -> None:
     """Store the changes of an order. Raises `Aborted` when somebody else changed it since `before` was loaded."""
     which = {"changed": before.order_id, "was": before.version}
-    if connection.execute(_SAVE, which | _changing(after)).rowcount != 1:
+    if _SAVE.run(connection, which | _changing(after)) != 1:
         raise Aborted(f"order {before.order_id} was changed meanwhile", reason="ORDER_CHANGED")
     if after.items is not before.items:
-        connection.execute(
-            _SAVE_ITEM,
+        _SAVE_ITEM.run_each(
+            connection,
             [
                 {"changed": before.order_id, "place": position, **_line(item)}
                 for position, item in enumerate(after.items)
@@ -67,10 +67,10 @@ def save(connection: Connection, before: Order, after: Order) -> None:
 
 def load(connection: Connection, order_id: str) -> Order | None:
     """The order, or None."""
-    row = connection.execute(_LOAD, {"wanted": order_id}).one_or_none()
+    row = _LOAD.row(connection, {"wanted": order_id})
     if row is None:
         return None
-    return _order(row, tuple(_item(line) for line in connection.execute(_ITEMS_OF_ONE, {"wanted": order_id})))
+    return _order(row, tuple(_item(line) for line in _ITEMS_OF_ONE.rows(connection, {"wanted": order_id})))
 
 
 def page(

@@ -6,12 +6,13 @@ savepoints and for consistent reads; here the driver is in autocommit mode and t
 
 - BEGIN IMMEDIATE, the default, takes the write lock at once, so that a transaction never finds half way through that
   somebody else wrote in between;
-- BEGIN, for connections of `reading(engine)`, reads one consistent snapshot beside the writer, and refuses to write.
+- BEGIN, for connections of `reading(engine)`, reads one consistent snapshot beside the writer, and refuses to write;
+- nothing, for the one connection of `bookd.storage.point_reader`, which says BEGIN itself.
 
 SQLite lets one writer in at a time. Whoever comes second waits up to `BUSY` seconds. A daemon has one writing thread
 (`bookd.bridge.desk`), so that this only matters beside a backup or an operator's shell.
 
-Any other database URL (`postgresql+psycopg://…`) goes to SQLAlchemy as it is, with its driver's own transactions.
+The values of a statement are in no error, as they may be secret. Any other database URL (`postgresql+psycopg://…`) goes to SQLAlchemy as it is, with its driver's own transactions.
 """
 
 import os
@@ -30,6 +31,7 @@ POOL = 8
 
 _MEMORY = ":memory:"
 _READING = "bookd_reading"
+_BY_HAND = "bookd_by_hand"
 
 # Said to each new connection.
 _PRAGMAS = (
@@ -56,11 +58,17 @@ def open_engine(database: str | Path) -> Engine:
         return _open_server(url)
     url = url.set(drivername="sqlite+pysqlite")
     if not url.database or url.database == _MEMORY:
-        engine = create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
+        engine = create_engine(
+            url, hide_parameters=True, poolclass=StaticPool, connect_args={"check_same_thread": False}
+        )
     else:
         _make(Path(url.database))
         engine = create_engine(
-            url, poolclass=QueuePool, pool_size=POOL, connect_args={"check_same_thread": False, "timeout": BUSY}
+            url,
+            hide_parameters=True,
+            poolclass=QueuePool,
+            pool_size=POOL,
+            connect_args={"check_same_thread": False, "timeout": BUSY},
         )
     event.listen(engine, "connect", _connected)
     event.listen(engine, "begin", _begin)
@@ -70,6 +78,11 @@ def open_engine(database: str | Path) -> Engine:
 def reading(engine: Engine) -> Engine:
     """The same database through connections that only read: each transaction sees one snapshot, a write fails."""
     return engine.execution_options(**{_READING: True})
+
+
+def by_hand(engine: Engine) -> Engine:
+    """The same SQLite database through connections that only read, and whose users say BEGIN themselves, each time."""
+    return engine.execution_options(**{_READING: True, _BY_HAND: True})
 
 
 def _parse(database: str) -> URL:
@@ -82,7 +95,7 @@ def _parse(database: str) -> URL:
 
 def _open_server(url: URL) -> Engine:
     try:
-        return create_engine(url, pool_size=POOL, pool_pre_ping=True)
+        return create_engine(url, hide_parameters=True, pool_size=POOL, pool_pre_ping=True)
     except (ArgumentError, ImportError) as error:
         raise ValueError(f"{url.render_as_string()}: {error}") from error
 
@@ -100,9 +113,11 @@ def _connected(connection: SqliteConnection, _record: Any) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    only_reads = bool(connection.get_execution_options().get(_READING, False))
+    options = connection.get_execution_options()
+    only_reads = bool(options.get(_READING, False))
     # A pooled connection remembers what it was last used for; the pragma is said when that changes.
     if connection.info.get(_READING, False) != only_reads:
         connection.exec_driver_sql(f"PRAGMA query_only = {'ON' if only_reads else 'OFF'}")
         connection.info[_READING] = only_reads
-    connection.exec_driver_sql("BEGIN" if only_reads else "BEGIN IMMEDIATE")
+    if not options.get(_BY_HAND, False):
+        connection.exec_driver_sql("BEGIN" if only_reads else "BEGIN IMMEDIATE")

@@ -33,6 +33,7 @@ from bookd.contract.call import Call
 from bookd.contract.status import from_status, to_status
 from bookd.errors import FINAL, BookdError, InvalidArgument
 from bookd.storage import savepoint
+from bookd.storage.prepared import Prepared
 
 M = TypeVar("M", bound=Message)
 
@@ -86,10 +87,10 @@ def once(connection: Connection, call: Call, response_class: type[M], now: int, 
         if error.code not in FINAL:
             raise
         refusal = to_status(error).SerializeToString(deterministic=True)
-        connection.execute(_RECORD_STATUS, {"called": call.message_id, "answered": refusal})
+        _RECORD_STATUS.run(connection, {"called": call.message_id, "answered": refusal})
         raise Refused(error) from error
     answered = response.SerializeToString(deterministic=True)
-    connection.execute(_RECORD_RESPONSE, {"called": call.message_id, "answered": answered})
+    _RECORD_RESPONSE.run(connection, {"called": call.message_id, "answered": answered})
     return response
 
 
@@ -102,17 +103,18 @@ def purge(connection: Connection, before: int, limit: int) -> int:
     return connection.execute(_inbox.delete().where(_inbox.c.message_id.in_(oldest))).rowcount
 
 
-# Made once: making a statement costs more than running it.
-_RECORDED = select(_inbox.c.fingerprint, _inbox.c.response, _inbox.c.status).where(
-    _inbox.c.message_id == bindparam("called")
+_RECORDED = Prepared(
+    select(_inbox.c.fingerprint, _inbox.c.response, _inbox.c.status).where(_inbox.c.message_id == bindparam("called"))
 )
 _RECORD = _inbox.update().where(_inbox.c.message_id == bindparam("called"))
-_RECORD_RESPONSE = _RECORD.values(response=bindparam("answered"))
-_RECORD_STATUS = _RECORD.values(status=bindparam("answered"))
-_CLAIM = {
-    "sqlite": sqlite.insert(_inbox).on_conflict_do_nothing(),
-    "postgresql": postgresql.insert(_inbox).on_conflict_do_nothing(),
-}
+_RECORD_RESPONSE = Prepared(_RECORD.values(response=bindparam("answered")))
+_RECORD_STATUS = Prepared(_RECORD.values(status=bindparam("answered")))
+_CLAIM = Prepared(
+    {
+        "sqlite": sqlite.insert(_inbox).on_conflict_do_nothing().inline(),
+        "postgresql": postgresql.insert(_inbox).on_conflict_do_nothing().inline(),
+    }
+)
 
 
 def _claim(connection: Connection, call: Call, now: int) -> bool:
@@ -123,11 +125,12 @@ def _claim(connection: Connection, call: Call, now: int) -> bool:
         "response": b"",
         "applied_at": now,
     }
-    return connection.execute(_CLAIM[connection.dialect.name], values).rowcount == 1
+    return _CLAIM.run(connection, values) == 1
 
 
 def _recorded(connection: Connection, call: Call, response_class: type[M]) -> M:
-    row = connection.execute(_RECORDED, {"called": call.message_id}).one()
+    row = _RECORDED.row(connection, {"called": call.message_id})
+    assert row is not None  # the claim has just met it
     if row.fingerprint != call.fingerprint:
         raise InvalidArgument(
             f"message id {call.message_id} was used for another request", reason="IDEMPOTENCY_KEY_REUSED"

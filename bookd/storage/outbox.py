@@ -8,11 +8,12 @@ Messages of one lane are sent in the order they were put, the next one once the 
 postponed holds up its lane. Lanes are independent.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from attrs import frozen
 from sqlalchemy import (
+    JSON,
     BigInteger,
     CheckConstraint,
     Column,
@@ -23,15 +24,17 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
-    Select,
     String,
     Table,
     Text,
+    all_,
     bindparam,
     func,
     select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
+
+from bookd.storage.prepared import Prepared
 
 # Microseconds that a message waits at most before it is sent (again). What shall wait for longer was put while the clock
 # was ahead, and is sent now.
@@ -108,16 +111,17 @@ def define(metadata: MetaData) -> Table:
 _outbox = define(_metadata)
 
 
-# Made once: making a statement costs more than running it.
-_PUT = {
-    "sqlite": sqlite.insert(_outbox).on_conflict_do_nothing(index_elements=["message_id"]).inline(),
-    "postgresql": postgresql.insert(_outbox).on_conflict_do_nothing(index_elements=["message_id"]).inline(),
-}
-_REMOVE = _outbox.delete().where(_outbox.c.message_id == bindparam("sent"))
-_FIRST_ATTEMPTS = (
+_PUT = Prepared(
+    {
+        "sqlite": sqlite.insert(_outbox).on_conflict_do_nothing(index_elements=["message_id"]).inline(),
+        "postgresql": postgresql.insert(_outbox).on_conflict_do_nothing(index_elements=["message_id"]).inline(),
+    }
+)
+_REMOVE = Prepared(_outbox.delete().where(_outbox.c.message_id == bindparam("sent")))
+_FIRST_ATTEMPTS = Prepared(
     select(_outbox.c.attempts).where(_outbox.c.lane == bindparam("wanted")).order_by(_outbox.c.seq).limit(1)
 )
-_NEXT_READY = select(func.min(_outbox.c.ready_at)).where(_outbox.c.ready_at > bindparam("now"))
+_NEXT_READY = Prepared(select(func.min(_outbox.c.ready_at)).where(_outbox.c.ready_at > bindparam("now")))
 
 
 def put(connection: Connection, message: Message, now: int, not_before: int | None = None) -> bool:
@@ -137,17 +141,25 @@ def put(connection: Connection, message: Message, now: int, not_before: int | No
         "last_error": "",
         "created_at": now,
     }
-    return connection.execute(_PUT[connection.dialect.name], values).rowcount == 1
+    return _PUT.run(connection, values) == 1
 
 
-def _first_ones(ready: ColumnElement[bool]) -> Select[Any]:
+def _first_ones(ready: ColumnElement[bool]) -> Prepared:
     earlier = _outbox.alias("earlier")
     in_front = select(earlier.c.seq).where(earlier.c.lane == _outbox.c.lane, earlier.c.seq < _outbox.c.seq)
-    return (
+    first = (
         select(_outbox)
-        .where(ready, ~in_front.exists(), _outbox.c.lane.not_in(bindparam("busy", expanding=True)))
+        .where(ready, ~in_front.exists(), (_outbox.c.method != bindparam("without")))
         .order_by(_outbox.c.ready_at, _outbox.c.seq)
         .limit(bindparam("most"))
+    )
+    # Each kind of database has a way of its own to take a list as one value.
+    listed = func.json_each(bindparam("busy", type_=JSON)).table_valued("value")
+    return Prepared(
+        {
+            "sqlite": first.where(_outbox.c.lane.not_in(select(listed.c.value))),
+            "postgresql": first.where(_outbox.c.lane != all_(bindparam("busy", type_=postgresql.ARRAY(String)))),
+        }
     )
 
 
@@ -155,12 +167,14 @@ _DUE = _first_ones(_outbox.c.ready_at <= bindparam("now"))
 _PUT_WHILE_THE_CLOCK_WAS_AHEAD = _first_ones(_outbox.c.ready_at > bindparam("now") + LONGEST_WAIT)
 
 
-def due(connection: Connection, now: int, limit: int, busy: Collection[str] = ()) -> list[Row]:
-    """The first message of each lane that is not `busy`, where it is ready: those that waited longest, `limit` at most."""
+def due(connection: Connection, now: int, limit: int, busy: Collection[str] = (), without: str = "") -> list[Row]:
+    """The first message of each lane that is not `busy`, where it is ready and no call of the method `without`: those that
+    waited longest, `limit` at most."""
     rows: list[Any] = []
     for statement in (_DUE, _PUT_WHILE_THE_CLOCK_WAS_AHEAD):
         if len(rows) < limit:
-            rows += connection.execute(statement, {"now": now, "most": limit - len(rows), "busy": list(busy)})
+            asked = {"now": now, "most": limit - len(rows), "busy": list(busy), "without": without}
+            rows += statement.rows(connection, asked)
     return [
         Row(
             Message(
@@ -180,19 +194,23 @@ def due(connection: Connection, now: int, limit: int, busy: Collection[str] = ()
 
 def next_ready(connection: Connection, now: int) -> int | None:
     """When the next message that is not ready now will be, in microseconds; None when there is none."""
-    ready: int | None = connection.execute(_NEXT_READY, {"now": now}).scalar_one()
-    return ready
+    return _NEXT_READY.value(connection, {"now": now})
 
 
 def trying(connection: Connection, lane: str, attempts: int) -> bool:
     """Whether the lane holds a message, and its first one was sent less than `attempts` times without an answer."""
-    tried = connection.execute(_FIRST_ATTEMPTS, {"wanted": lane}).scalar()
+    tried = _FIRST_ATTEMPTS.value(connection, {"wanted": lane})
     return tried is not None and tried < attempts
 
 
 def remove(connection: Connection, message_id: str) -> bool:
     """Forget a message that was answered or that the MOM has; False if it was gone."""
-    return connection.execute(_REMOVE, {"sent": message_id}).rowcount == 1
+    return _REMOVE.run(connection, {"sent": message_id}) == 1
+
+
+def remove_all(connection: Connection, message_ids: Iterable[str]) -> None:
+    """Forget messages that were answered."""
+    _REMOVE.run_each(connection, [{"sent": each} for each in message_ids])
 
 
 def postpone(connection: Connection, message_id: str, ready_at: int, error: str) -> None:

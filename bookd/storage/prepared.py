@@ -92,7 +92,8 @@ class _Made:
             (place, column.type.dialect_impl(dialect).result_processor(dialect, None), column.type)
             for place, column in enumerate(columns)
         )
-        row: Any = namedtuple("Row", [str(column.key) for column in columns], rename=True)
+        names = [str(column.key) for column in columns]
+        row: Any = namedtuple("Row", names, rename=True)  # type: ignore[misc]  # the names are known only here
         self._row: Callable[[Sequence[Any]], Any] = row._make
 
     def arguments(self, values: Values) -> Any:

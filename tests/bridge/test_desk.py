@@ -7,7 +7,6 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from bookd.bridge.desk import Desk
@@ -113,43 +112,57 @@ class DeskTests(TestCase):
         await self.desk.write(insert, 6)
         self.assertEqual(await self.desk.read(numbers), [6] if outcome is None else [5, 6])
 
-    async def test_glances_share_a_transaction(self) -> None:
-        """Glances that wait share one transaction, which sees what was committed before they were asked for."""
-        from sqlalchemy import event
+    async def opened(self) -> None:
+        """Wait until glances need no thread."""
+        while True:
+            glance = self.desk.glance(numbers)
+            if glance.called:
+                return
+            await glance
 
-        begun: list[int] = []
-        event.listen(self.engine, "begin", lambda connection: begun.append(1))
-        gate = threading.Event()
-        first = self.desk.glance(lambda connection: gate.wait(10))
-        while not begun:
-            await deferLater(reactor, 0.001)
+    async def test_glances_come_at_once(self) -> None:
+        """A glance fires before it returns, and sees what was committed by then; the first ones come from a thread."""
+        self.assertEqual(await self.desk.glance(numbers), [])
+        await self.opened()
         await self.desk.write(insert, 7)
-        del begun[:]
-        waiting = [self.desk.glance(numbers) for _ in range(100)]
-        gate.set()
-        self.assertEqual(await gatherResults([first, *waiting]), [True, *[[7]] * 100])
-        self.assertEqual(len(begun), 1)
+        self.assertEqual(self.successResultOf(self.desk.glance(numbers)), [7])
 
     async def test_failing_glance_stays_alone(self) -> None:
-        """A glance that fails, in itself or in the database, is the only one."""
-        gate = threading.Event()
-        first = self.desk.glance(lambda connection: gate.wait(10))
+        """A glance that fails, in itself or in the database, changes nothing, and the next one is fine."""
 
         def refused(connection: Connection) -> None:
             raise NotFound("no")
 
-        outcomes = [
-            self.desk.glance(numbers),
-            self.desk.glance(refused),
-            self.desk.glance(lambda connection: connection.execute(text("SELECT nothing")).all()),
-            self.desk.glance(insert, 1),
-            self.desk.glance(numbers),
-        ]
-        gate.set()
-        await first
-        for number, kind in ((1, NotFound), (2, OperationalError), (3, OperationalError)):
-            await self.assertFailure(outcomes[number], kind)
-        self.assertEqual([await outcomes[0], await outcomes[4]], [[], []])
+        for _ in range(2):
+            await self.assertFailure(self.desk.glance(refused), NotFound)
+            await self.assertFailure(
+                self.desk.glance(lambda connection: connection.execute(text("SELECT nothing")).all()), OperationalError
+            )
+            await self.assertFailure(self.desk.glance(insert, 1), OperationalError)
+            self.assertEqual(await self.desk.glance(numbers), [])
+            await self.opened()
+
+    async def test_glance_that_lasts(self) -> None:
+        """A glance with much to read is broken off, and comes from a thread."""
+        await self.opened()
+        much = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 100000) SELECT max(i) FROM n"
+        threads: list[object] = []
+
+        def count(connection: Connection) -> int:
+            threads.append(threading.current_thread())
+            return int(connection.execute(text(much)).scalar_one())
+
+        glance = self.desk.glance(count)
+        self.assertNoResult(glance)
+        self.assertEqual(await glance, 100000)
+        self.assertEqual(len(set(threads)), 2)
+        self.assertEqual(self.successResultOf(self.desk.glance(numbers)), [])
+
+    async def test_many_glances(self) -> None:
+        """However often a statement is run, it is not taken for one that lasts."""
+        await self.opened()
+        for _ in range(3000):
+            self.assertEqual(self.successResultOf(self.desk.glance(numbers)), [])
 
     async def test_readers_do_not_write(self) -> None:
         """A unit given to `read` cannot change anything."""

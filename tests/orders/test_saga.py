@@ -9,7 +9,7 @@ from uuid import UUID
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -20,6 +20,7 @@ from bookd.orders.rules import Order, Status
 from bookd.orders.schema import metadata
 from bookd.storage.engine import open_engine
 from bookd.storage.outbox import Trace
+from bookd.testing.faults import watch
 from bookd.wire.inventory.v1 import inventory_pb2
 from bookd.wire.mom.v1 import message_pb2
 from bookd.wire.mom.v1.event_pb2 import Event
@@ -260,15 +261,13 @@ class CrashTests(SynchronousTestCase):
             engine = self.open(path)
             left = [n]
 
-            def die(*_: Any, left: list[int] = left) -> None:
-                if left[0] == 0:
+            def die(where: str, left: list[int] = left) -> None:
+                if left[0] == 0 and where != "after the commit":
                     raise Crash
                 left[0] -= 1
 
-            event.listen(engine, "before_cursor_execute", die)
-            event.listen(engine, "commit", die)
             try:
-                with engine.begin() as connection:
+                with watch(engine, die), engine.begin() as connection:
                     work(connection)
             except Crash:
                 engine.dispose()
@@ -409,11 +408,15 @@ class Shop(OrdersTestCase):
         engine = super().open()
         self.named: list[str] = []
 
-        def note(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        dialect: Any = engine.dialect
+        execute = dialect.do_execute
+
+        def noting(cursor: Any, statement: str, parameters: Any, *more: Any) -> None:
             if statement.startswith("INSERT INTO steps"):
                 self.named.append(parameters[0])
+            execute(cursor, statement, parameters, *more)
 
-        event.listen(engine, "before_cursor_execute", note)
+        dialect.do_execute = noting
         return engine
 
     def order_ids(self) -> list[str]:
