@@ -12,11 +12,15 @@ Each attempt at a message ends in one of three ways:
 
 Messages of one lane are sent one after the other; so a step that gives back is never sent before the one that took.
 
+Events are published together: while some are on their way the next gather, and go in one call (a list of events is a
+request of Publish, and so is one list behind another), whose success removes them all. What cannot be published
+together is published one by one, as other messages are sent, so that each gets an answer of its own.
+
 What is promised: a message that was put is sent until it ends in one of the first two ways, whatever fails in between,
 a crash of this process included. What is not: that it is sent once. Whoever takes it goes by its message id.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from random import random
 from typing import Any, Protocol
@@ -32,10 +36,12 @@ from bookd.contract import metadata
 from bookd.contract.status import detail, to_status
 from bookd.errors import FINAL, BookdError
 from bookd.storage import outbox
+from bookd.storage.announce import PUBLISH
 from bookd.wire.mom.v1 import message_pb2
 
-# Messages under way at a time.
+# Messages under way at a time, beside events that are published together; of these, and of their bytes, in one call.
 CONCURRENCY = 64
+TOGETHER, TOGETHER_BYTES = 100, 1_000_000
 # Seconds that one attempt may take.
 DEADLINE = 5.0
 # Upper bounds of the pause between attempts, in seconds: after the first one, and of any.
@@ -97,8 +103,10 @@ class Relay(Service):
         self._told = told
         self._jitter = jitter
         self._sending: dict[str, Deferred[None]] = {}  # by lane
+        self._publishing: list[outbox.Row] = []
         self._interruptible: set[Deferred[Any]] = set()
         self._woken = False
+        self._alarm: Any = None  # while it rests, with the rest
         self._resting: Deferred[None] | None = None
         self._loop: Deferred[None] | None = None
 
@@ -112,16 +120,17 @@ class Relay(Service):
         super().stopService()
         for deferred in list(self._interruptible):
             deferred.cancel()
-        self.wake()
-        quiet = [*self._sending.values(), *([self._loop] if self._loop is not None else [])]
+        if self._resting is not None:
+            self._alarm.cancel()
+            self._resting.callback(None)
+        quiet = [*set(self._sending.values()), *([self._loop] if self._loop is not None else [])]
         return DeferredList(quiet).addCallback(lambda _: None)
 
     def wake(self) -> None:
-        """Look into the outbox now, or as soon as the look that is under way is over."""
+        """Look into the outbox, once for all who say so in this turn of the reactor, and soon after a look under way."""
         self._woken = True
         if self._resting is not None:
-            resting, self._resting = self._resting, None
-            resting.callback(None)
+            self._alarm.reset(0)
 
     async def _run(self) -> None:
         while self.running:
@@ -135,48 +144,67 @@ class Relay(Service):
                 await self._rest(pause)
 
     async def _begin_what_is_due(self) -> float:
-        room = CONCURRENCY - len(self._sending)
+        room = CONCURRENCY - len(self._sending) + len(self._publishing)
         if not room:
             return LOOK_AGAIN  # or as soon as one of them has ended
-        rows, ready_at = await self._desk.glance(_look, self._now(), room, list(self._sending))
+        without = PUBLISH if self._publishing else ""
+        rows, ready_at = await self._desk.glance(_look, self._now(), room, list(self._sending), without)
+        if not self.running:
+            return LOOK_AGAIN
+        together = _together(rows)
+        if together:
+            self._publishing = together
+            self._begin([row.message.lane for row in together], self._publish(together))
         for row in rows:
-            if self.running:
-                self._begin(row)
+            if not _is_fresh_event(row):
+                self._begin([row.message.lane], self._send(row.message, row.attempts))
         return LOOK_AGAIN if ready_at is None else min(LOOK_AGAIN, max(0.0, (ready_at - self._now()) / 1e6))
 
     async def _rest(self, seconds: float) -> None:
-        resting = self._resting = Deferred()
-        timer = self._reactor.callLater(seconds, self.wake)
-        await resting
-        if timer.active():
-            timer.cancel()
+        self._resting = Deferred()
+        self._alarm = self._reactor.callLater(seconds, self._resting.callback, None)
+        await self._resting
+        self._alarm = self._resting = None
 
-    def _begin(self, row: outbox.Row) -> None:
-        lane = row.message.lane
+    def _begin(self, lanes: list[str], work: Coroutine[Deferred[Any], Any, None]) -> None:
         # Noted before it begins, as it may end before fromCoroutine returns.
         ended: Deferred[None] = Deferred()
-        self._sending[lane] = ended
+        self._sending |= dict.fromkeys(lanes, ended)
 
         def end(_: Any) -> None:
-            del self._sending[lane]
+            for lane in lanes:
+                del self._sending[lane]
             ended.callback(None)
             self.wake()
 
-        Deferred.fromCoroutine(self._send_safely(row)).addBoth(end)
+        Deferred.fromCoroutine(self._safely(work)).addBoth(end)
 
-    async def _send_safely(self, row: outbox.Row) -> None:
+    async def _safely(self, work: Coroutine[Deferred[Any], Any, None]) -> None:
         try:
-            await self._send(row.message, row.attempts)
+            await work
         except CancelledError:
-            pass  # the service stops; the message is still there
+            pass  # the service stops; the messages are still there
         except Exception as error:
             if not is_storage(error):  # of which the desk has told
-                self.log.failure(
-                    "{method} {message_id} failed here", method=row.message.method, message_id=row.message.message_id
-                )
-            # The row could not be changed, so it is ready still: its lane is held here, lest this spins.
+                self.log.failure("what was sent could not be settled here")
+            # The rows could not be changed, so they are ready still: their lanes are held here, lest this spins.
             with suppress(CancelledError):
                 await self._unless_stopped(deferLater(self._reactor, LONGEST_PAUSE))
+
+    async def _publish(self, rows: list[outbox.Row]) -> None:
+        ids = [row.message.message_id for row in rows]
+        requests = b"".join(row.message.request for row in rows)
+        try:
+            await self._unless_stopped(self._channel.unary_unary(PUBLISH)(requests, timeout=DEADLINE, metadata=[]))
+            await self._desk.write(outbox.remove_all, ids)
+        except BookdError as error:
+            if is_storage(error):
+                raise
+            await self._postpone(ids, 0, error)
+        finally:
+            self._publishing = []
+        for row in rows:
+            self._tell(row.message.lane)
 
     async def _send(self, message: outbox.Message, attempts: int) -> None:
         outcome = message_pb2.Outcome(message_id=message.message_id, method=message.method)
@@ -192,14 +220,17 @@ class Relay(Service):
                 self._tell(message.lane)
                 return
             if error.code not in FINAL and detail(error, message_pb2.Outcome) is None:
-                pause = min(FIRST_PAUSE * 2.0 ** min(attempts, 16), LONGEST_PAUSE) * (1 + self._jitter()) / 2
-                text = f"{error.code.name}: {error.message}"
-                await self._desk.write(outbox.postpone, message.message_id, self._now() + round(pause * 1e6), text)
+                await self._postpone([message.message_id], attempts, error)
                 self._tell(message.lane)
                 return
             outcome.status.CopyFrom(to_status(error))
         await self._desk.write(self._settle, message, outcome)
         self._tell(message.lane)
+
+    def _postpone(self, message_ids: list[str], attempts: int, error: BookdError) -> Deferred[None]:
+        pause = min(FIRST_PAUSE * 2.0 ** min(attempts, 16), LONGEST_PAUSE) * (1 + self._jitter()) / 2
+        text = f"{error.code.name}: {error.message}"
+        return self._desk.write(outbox.postpone, message_ids, self._now() + round(pause * 1e6), text)
 
     def _settle(self, connection: Connection, message: outbox.Message, outcome: message_pb2.Outcome) -> None:
         # A message that is gone was kept and answered meanwhile; applying its outcome again changes nothing.
@@ -222,9 +253,29 @@ class Relay(Service):
             self._interruptible.discard(deferred)
 
 
-def _look(connection: Connection, now: int, room: int, busy: list[str]) -> tuple[list[outbox.Row], int | None]:
+def _look(
+    connection: Connection, now: int, room: int, busy: list[str], without: str
+) -> tuple[list[outbox.Row], int | None]:
     """What can be sent now, and when there will be more."""
-    return outbox.due(connection, now, room, busy), outbox.next_ready(connection, now)
+    return outbox.due(connection, now, room, busy, without), outbox.next_ready(connection, now)
+
+
+def _together(rows: Iterable[outbox.Row]) -> list[outbox.Row]:
+    """The events that go in the next call."""
+    together: list[outbox.Row] = []
+    size = 0
+    for row in rows:
+        if _is_fresh_event(row):
+            size += len(row.message.request)
+            if together and (len(together) == TOGETHER or size > TOGETHER_BYTES):
+                break
+            together.append(row)
+    return together
+
+
+def _is_fresh_event(row: outbox.Row) -> bool:
+    """Whether it may be published with others: one that has failed goes by itself."""
+    return row.message.method == PUBLISH and not row.attempts
 
 
 def nothing_follows(connection: Connection, message: outbox.Message, outcome: message_pb2.Outcome, now: int) -> None:

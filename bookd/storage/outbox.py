@@ -118,6 +118,11 @@ _PUT = Prepared(
     }
 )
 _REMOVE = Prepared(_outbox.delete().where(_outbox.c.message_id == bindparam("sent")))
+_POSTPONE = Prepared(
+    _outbox.update()
+    .where(_outbox.c.message_id == bindparam("sent"))
+    .values(attempts=_outbox.c.attempts + 1, ready_at=bindparam("at"), last_error=bindparam("error"))
+)
 _FIRST_ATTEMPTS = Prepared(
     select(_outbox.c.attempts).where(_outbox.c.lane == bindparam("wanted")).order_by(_outbox.c.seq).limit(1)
 )
@@ -213,10 +218,8 @@ def remove_all(connection: Connection, message_ids: Iterable[str]) -> None:
     _REMOVE.run_each(connection, [{"sent": each} for each in message_ids])
 
 
-def postpone(connection: Connection, message_id: str, ready_at: int, error: str) -> None:
-    """Count an attempt that `error` ended; the message is sent again, not before `ready_at`."""
-    connection.execute(
-        _outbox.update()
-        .where(_outbox.c.message_id == message_id)
-        .values(attempts=_outbox.c.attempts + 1, ready_at=ready_at, last_error=error[:LONGEST_ERROR])
+def postpone(connection: Connection, message_ids: Iterable[str], ready_at: int, error: str) -> None:
+    """Count an attempt that `error` ended; the messages are sent again, not before `ready_at`."""
+    _POSTPONE.run_each(
+        connection, [{"sent": each, "at": ready_at, "error": error[:LONGEST_ERROR]} for each in message_ids]
     )

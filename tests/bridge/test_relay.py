@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from google.longrunning.operations_pb2 import Operation
-from sqlalchemy import Connection, MetaData, event
+from sqlalchemy import Connection, MetaData
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -15,9 +15,11 @@ from bookd.bridge.relay import Relay
 from bookd.contract import metadata
 from bookd.errors import Cancelled, DeadlineExceeded, FailedPrecondition, Internal, NotFound, Unavailable, Violation
 from bookd.storage import outbox
+from bookd.storage.announce import PUBLISH
 from bookd.storage.engine import open_engine
 from bookd.storage.outbox import Message, Trace
 from bookd.testing.desk import ImmediateDesk
+from bookd.testing.faults import watch
 from bookd.wire.mom.v1 import message_pb2
 
 
@@ -29,6 +31,11 @@ def message(number: int, lane: str = "", **fields: Any) -> Message:
 def kept() -> Unavailable:
     """What the MOM says when it has a call on disk."""
     return Unavailable("kept", details=[message_pb2.Deferred(operation=Operation(name="operations/1"))])
+
+
+def event(number: int, subject: str = "", request: bytes = b"") -> Message:
+    """A message that publishes an event; of a subject of its own unless one is named."""
+    return Message(str(UUID(int=number)), f"event {subject or number}", PUBLISH, request or b"%d," % number)
 
 
 class Refusal(Exception):
@@ -73,7 +80,7 @@ class RelayTests(SynchronousTestCase):
 
     def unary_unary(self, method: str) -> Callable[..., Deferred[bytes]]:
         """The channel: a call is answered as `answers` says, or hangs in `open`."""
-        number = int(method.removeprefix("/s/M"))
+        number = 0 if method == PUBLISH else int(method.removeprefix("/s/M"))
 
         def call(request: bytes, timeout: float, metadata: Any) -> Deferred[bytes]:
             self.calls.append((number, request, timeout, dict(metadata)))
@@ -100,6 +107,16 @@ class RelayTests(SynchronousTestCase):
 
         self.successResultOf(self.desk.write(work))
         self.relay.wake()
+        self.turn()
+
+    def answer(self, number: int) -> None:
+        """Let a call that hangs succeed."""
+        self.open[number].callback(b"")
+        self.turn()
+
+    def turn(self) -> None:
+        """Let the reactor do what is due now."""
+        self.clock.advance(0)
 
     def left(self) -> list[int]:
         """The messages in the outbox."""
@@ -211,9 +228,9 @@ class RelayTests(SynchronousTestCase):
         """Messages of a lane are sent one after the other, those of others at the same time."""
         self.put(message(1, "a"), message(2, "a"), message(3, "b"))
         self.assertEqual(self.numbers(), [1, 3])
-        self.open[3].callback(b"")
+        self.answer(3)
         self.assertEqual(self.numbers(), [1, 3])
-        self.open[1].callback(b"")
+        self.answer(1)
         self.assertEqual(self.numbers(), [1, 3, 2])
 
     def test_failing_head(self) -> None:
@@ -231,18 +248,19 @@ class RelayTests(SynchronousTestCase):
         self.patch(relay, "CONCURRENCY", 3)
         self.put(*(message(number) for number in range(1, 8)))
         self.assertEqual(self.numbers(), [1, 2, 3])
-        self.open[2].callback(b"")
+        self.answer(2)
         self.assertEqual(self.numbers(), [1, 2, 3, 4])
         for number in (1, 3, 4, 5, 6, 7):
-            self.open[number].callback(b"")
+            self.answer(number)
         self.assertEqual(self.left(), [])
 
     def test_rests_while_calls_hang(self) -> None:
         """While calls are under way the outbox is not looked into over and over."""
         self.put(message(1), message(2, "lane-1"))
-        statements = []
-        event.listen(self.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
-        self.push(4)
+        statements: list[str] = []
+        with watch(self.engine, statements.append):
+            self.push(relay.LOOK_AGAIN + 1)
+        self.assertTrue(any("SELECT" in each for each in statements))
         self.assertLessEqual(len([each for each in statements if "SELECT" in each]), 4)
 
     def test_put_meanwhile(self) -> None:
@@ -254,7 +272,7 @@ class RelayTests(SynchronousTestCase):
 
         self.patch(self.relay, "_apply", apply)
         self.put(message(1))
-        self.open[1].callback(b"")
+        self.answer(1)
         self.assertEqual((self.numbers(), self.left()), ([1, 2], [2]))
 
     def test_nobody_wakes(self) -> None:
@@ -322,7 +340,7 @@ class RelayTests(SynchronousTestCase):
             return slow.addCallback(lambda _: write(*args))
 
         self.desk.write = late  # type: ignore[assignment,method-assign]
-        self.open[1].callback(b"")
+        self.answer(1)
         stopped = self.relay.stopService()
         self.assertNoResult(stopped)
         slow.callback(None)
@@ -333,7 +351,7 @@ class RelayTests(SynchronousTestCase):
         """A message that left the outbox while it was under way is applied all the same: who applies goes by the id."""
         self.put(message(1))
         self.successResultOf(self.desk.write(outbox.remove, message(1).message_id))
-        self.open[1].callback(b"")
+        self.answer(1)
         self.assertEqual(len(self.applied), 1)
 
     def test_kept_then_not_found(self) -> None:
@@ -348,3 +366,79 @@ class RelayTests(SynchronousTestCase):
         self.answers = {number: lambda: succeed(b"") for number in range(1, 1001)}
         self.put(*(message(number, "a" if number % 2 else "") for number in range(1, 1001)))
         self.assertEqual(self.left(), [])
+
+    def published(self) -> list[bytes]:
+        """The requests of the calls that published."""
+        return [request for number, request, *_ in self.calls if number == 0]
+
+    def test_published_together(self) -> None:
+        """Events that are due go in one call, in their order; while it is under way the next gather, and calls go on."""
+        self.put(event(1), event(2), message(3))
+        self.assertEqual((self.published(), self.numbers()), ([b"1,2,"], [0, 3]))
+        self.put(event(4), event(5), message(6))
+        self.assertEqual((self.published(), self.numbers()), ([b"1,2,"], [0, 3, 6]))
+        self.answer(0)
+        self.assertEqual((sorted(self.left()), self.published()), ([3, 4, 5, 6], [b"1,2,", b"4,5,"]))
+        self.answer(0)
+        self.assertEqual((sorted(self.left()), self.told), ([3, 6], ["event 1", "event 2", "event 4", "event 5"]))
+        self.assertEqual(self.applied, [])
+
+    def test_events_of_one_subject(self) -> None:
+        """They are published in their order, one after the other."""
+        self.put(event(1, "a"), event(2, "a"), event(3, "b"))
+        self.answer(0)
+        self.assertEqual(self.published(), [b"1,3,", b"2,"])
+
+    def test_published_one_by_one(self) -> None:
+        """When events cannot be published together each is sent by itself, after a pause, and gets its own answer."""
+        answers = iter([NotFound("one is bad"), NotFound("this one"), None])
+        self.answers[0] = lambda: succeed(b"") if (error := next(answers)) is None else fail(error)
+        self.put(event(1), event(2))
+        self.assertEqual((self.published(), sorted(self.left())), ([b"1,2,"], [1, 2]))
+        self.push(0.2)
+        self.assertEqual((self.published()[1:], self.left()), ([b"1,", b"2,"], []))
+        self.assertEqual([each.status.code for each in self.applied], [5, 0])
+
+    def test_published_while_the_mom_is_away(self) -> None:
+        """Events wait for the MOM like all messages, and those that come meanwhile are tried together first."""
+        self.answers[0] = lambda: fail(Unavailable("down"))
+        self.put(event(1), event(2))
+        self.push(3)
+        self.put(event(3), event(4))
+        self.assertEqual(self.published()[-1], b"3,4,")
+        self.assertEqual(sorted(self.left()), [1, 2, 3, 4])
+        self.answers[0] = lambda: succeed(b"")
+        self.push(3)
+        self.assertEqual(self.left(), [])
+
+    def test_how_much_together(self) -> None:
+        """One call has so many events, and so many bytes, at most; one that is larger goes alone."""
+        self.patch(relay, "TOGETHER", 3)
+        self.patch(relay, "TOGETHER_BYTES", 10)
+        self.put(event(1), event(2), event(3), event(4), event(5, request=b"x" * 20), event(6))
+        for _ in range(4):
+            self.answer(0)
+        self.assertEqual(self.published(), [b"1,2,3,", b"4,", b"x" * 20, b"6,"])
+        self.assertEqual(self.left(), [])
+
+    def test_events_do_not_take_the_room_of_calls(self) -> None:
+        """However many events are under way together, as many calls are as at other times."""
+        self.patch(relay, "CONCURRENCY", 3)
+        self.put(event(1), event(2), event(3))
+        self.put(*(message(number) for number in range(4, 8)))
+        self.assertEqual(self.numbers(), [0, 4, 5, 6])
+
+    def test_published_but_not_removed(self) -> None:
+        """When the database does not take that they are published, they are published again: the MOM knows them."""
+        write = self.desk.write
+        self.desk.write = lambda *args: fail(Unavailable("the disk", reason="STORAGE"))  # type: ignore[assignment,method-assign]
+        self.successResultOf(write(outbox.put, event(1), self.now()))
+        self.relay.wake()
+        self.turn()
+        self.answer(0)
+        self.desk.write = write  # type: ignore[method-assign]
+        self.push(relay.LONGEST_PAUSE - 0.1)
+        self.assertEqual(len(self.calls), 1)
+        self.push(0.2)
+        self.answer(0)
+        self.assertEqual((len(self.calls), self.left()), (2, []))

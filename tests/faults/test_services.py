@@ -25,6 +25,7 @@ from bookd.users.servicer import UsersServicer, set_password
 from bookd.wire.inventory.v1 import inventory_pb2
 from bookd.wire.mom.v1 import message_pb2
 from bookd.wire.mom.v1.event_pb2 import Event
+from bookd.wire.mom.v1.events_pb2 import PublishRequest
 from bookd.wire.orders.v1 import orders_pb2
 from bookd.wire.users.v1 import users_pb2
 from bookd.wire.users.v1.events_pb2 import UserDeleted
@@ -257,7 +258,7 @@ class OrdersTests(FaultsTestCase):
 
 
 class Mom:
-    """A channel to a MOM with an inventory, which have the requests that they have heard as (message id, method)."""
+    """A channel to a MOM with an inventory, which have what they have heard as (id of the message or event, method)."""
 
     def __init__(self) -> None:
         self.heard: set[tuple[str, str]] = set()
@@ -266,7 +267,10 @@ class Mom:
         """A callable that answers at once."""
 
         def call(request: bytes, timeout: float, metadata: Any) -> Deferred[bytes]:
-            self.heard.add((dict(metadata)["bookd-message-id"], method))
+            if method == PUBLISH:
+                self.heard |= {(event.id, method) for event in PublishRequest.FromString(request).events}
+            else:
+                self.heard.add((dict(metadata)["bookd-message-id"], method))
             return succeed(b"" if method == PUBLISH else reservation().SerializeToString())
 
         return call

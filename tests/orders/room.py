@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from google.type.money_pb2 import Money
 from sqlalchemy import Engine
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -228,6 +229,16 @@ def pending(order_id: str | None = None, address: str = "2 Oak Street", **change
     return Order(**{**values, **changes})
 
 
+class PromptClock(Clock):
+    """A clock on which what is brought forward to this moment is done at once: there is no turn of a reactor to wait for."""
+
+    def callLater(self, when: float, what: Any, *args: Any, **kwargs: Any) -> IDelayedCall:
+        """As every clock has it."""
+        call: Any = super().callLater(when, what, *args, **kwargs)
+        call.resetter = lambda _: self.advance(0)
+        return call  # type: ignore[no-any-return]
+
+
 class OrdersTestCase(SynchronousTestCase):
     """The daemon's parts on one database, with a clock that stands until it is pushed."""
 
@@ -235,7 +246,7 @@ class OrdersTestCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Start the relay on a new database."""
-        self.clock = Clock()
+        self.clock = PromptClock()
         self.mom = FakeMom()
         self.ids = (str(UUID(int=number)) for number in count(1))
         self.engine = self.open()

@@ -55,7 +55,7 @@ class OutboxTests(SynchronousTestCase):
         hour = 3_600_000_000
         self.put(message(1), message(2, "a"), now=hour)
         self.put(message(3, "a"), message(4), now=1)
-        outbox.postpone(self.connection, message(1).message_id, hour + 2_000_000, "no")
+        outbox.postpone(self.connection, [message(1).message_id], hour + 2_000_000, "no")
         self.assertEqual(self.due(), [4, 2, 1])
         self.assertEqual(self.due(limit=2), [4, 2])
 
@@ -70,7 +70,7 @@ class OutboxTests(SynchronousTestCase):
     def test_postponed(self) -> None:
         """A postponed message holds up its lane, and no other, until its time has come."""
         self.put(message(1, "a"), message(2, "a"), message(3, "b"))
-        outbox.postpone(self.connection, message(1).message_id, 50, "x" * 5000)
+        outbox.postpone(self.connection, [message(1).message_id], 50, "x" * 5000)
         self.assertEqual(self.due(49), [3])
         self.assertEqual(self.due(50), [3, 1])
         (row,) = [row for row in outbox.due(self.connection, 50, 10) if row.message == message(1, "a")]
@@ -94,8 +94,8 @@ class OutboxTests(SynchronousTestCase):
         self.assertIsNone(outbox.next_ready(self.connection, 0))
         self.put(message(1), message(2), message(3, "lane-2"))
         self.assertIsNone(outbox.next_ready(self.connection, 1))
-        outbox.postpone(self.connection, message(1).message_id, 50, "")
-        outbox.postpone(self.connection, message(2).message_id, 40, "")
+        outbox.postpone(self.connection, [message(1).message_id], 50, "")
+        outbox.postpone(self.connection, [message(2).message_id], 40, "")
         self.assertEqual(outbox.next_ready(self.connection, 1), 40)
         self.assertEqual(outbox.next_ready(self.connection, 40), 50)
 
@@ -106,7 +106,7 @@ class OutboxTests(SynchronousTestCase):
         self.assertTrue(outbox.trying(self.connection, "a", 2))
         for _ in range(2):
             self.assertTrue(outbox.trying(self.connection, "a", 2))
-            outbox.postpone(self.connection, message(1).message_id, 50, "")
+            outbox.postpone(self.connection, [message(1).message_id], 50, "")
         self.assertFalse(outbox.trying(self.connection, "a", 2))
         outbox.remove(self.connection, message(1).message_id)
         self.assertTrue(outbox.trying(self.connection, "a", 2))
