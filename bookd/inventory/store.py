@@ -6,7 +6,7 @@ from typing import Any
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.type.money_pb2 import Money
-from sqlalchemy import Connection, Row, Select, bindparam, delete, func, insert, select, tuple_, update
+from sqlalchemy import Connection, Select, bindparam, delete, func, insert, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
 from bookd.contract import paging
@@ -15,6 +15,7 @@ from bookd.inventory import facts, rules, search
 from bookd.inventory.rules import Change, Draft, Line
 from bookd.inventory.schema import INT32_MAX, books, reservation_items, reservations
 from bookd.inventory.words import Query
+from bookd.storage.prepared import Prepared
 from bookd.wire.inventory.v1 import events_pb2 as events
 from bookd.wire.inventory.v1 import inventory_pb2 as wire
 
@@ -149,15 +150,14 @@ def reserve_stock(connection: Connection, order_id: str, lines: Sequence[Line], 
     decided = _reservation(connection, order_id)
     if decided is not None:
         return decided
-    wanted = [line.book_id for line in lines]
-    rows = {row.book_id: row for row in connection.execute(_ORDERED, {"wanted": wanted})}
+    rows = {row.book_id: row for row in _ordered(connection, lines)}
     on_sale = {row.book_id: rules.OnSale(row.title, row.stock, row.currency_code) for row in rows.values()}
     reason = rules.refusal(lines, on_sale)
     _decide(connection, order_id, "REJECTED" if reason else "RESERVED", reason, now)
     if reason:
         return wire.Reservation(order_id=order_id, status=wire.RESERVATION_STATUS_REJECTED, reason=reason)
     items = [_item(order_id, position, line, rows[line.book_id]) for position, line in enumerate(lines)]
-    connection.execute(_HOLD, items)
+    _HOLD.run_each(connection, items)
     _move(connection, [(item["book_seq"], item["quantity"]) for item in items], now)
     for line in lines:
         if rows[line.book_id].stock - line.quantity <= low:
@@ -195,7 +195,7 @@ def _told(connection: Connection, change: events.BookChange, book: wire.Book, no
     return book
 
 
-def _low(connection: Connection, row: Row[Any], taken: int, threshold: int, now: int) -> None:
+def _low(connection: Connection, row: Any, taken: int, threshold: int, now: int) -> None:
     """Tell if `taken` copies, which are gone from `row`, were too many."""
     facts.stock_low(
         connection,
@@ -220,9 +220,8 @@ def _search(query: Query, position: list[str | int] | None) -> Select[Any]:
     return statement.where(tuple_(found.c.rank, found.c.seq) > tuple_(*position)) if position else statement
 
 
-# Made once: making a statement costs more than running it.
-_BY_ID = select(books).where(books.c.book_id == bindparam("book_id"))
-_BY_ID_LOCKED = _BY_ID.with_for_update()
+_FIND = select(books).where(books.c.book_id == bindparam("book_id"))
+_BY_ID, _BY_ID_LOCKED = Prepared(_FIND), Prepared(_FIND.with_for_update())
 # In one order, so that two transactions cannot wait for each other.
 _ORDERED = (
     select(books)
@@ -230,8 +229,8 @@ _ORDERED = (
     .order_by(books.c.seq)
     .with_for_update()
 )
-_DECIDE, _HOLD = insert(reservations), insert(reservation_items)
-_MOVE = (
+_DECIDE, _HOLD = Prepared(insert(reservations).inline()), Prepared(insert(reservation_items).inline())
+_MOVE = Prepared(
     update(books)
     .where(books.c.seq == bindparam("row"))
     .values(
@@ -241,19 +240,27 @@ _MOVE = (
         updated_at=bindparam("now"),
     )
 )
-_DECIDED = select(reservations).where(reservations.c.order_id == bindparam("of"))
-_HELD = (
+_DECIDED = Prepared(select(reservations).where(reservations.c.order_id == bindparam("of")))
+_HELD = Prepared(
     select(reservation_items)
     .where(reservation_items.c.order_id == bindparam("of"))
     .order_by(reservation_items.c.position)
 )
 
 
-def _row(connection: Connection, book_id: str, lock: bool = False) -> Row[Any]:
-    row = connection.execute(_BY_ID_LOCKED if lock else _BY_ID, {"book_id": book_id}).one_or_none()
+def _row(connection: Connection, book_id: str, lock: bool = False) -> Any:
+    row = (_BY_ID_LOCKED if lock else _BY_ID).row(connection, {"book_id": book_id})
     if row is None:
         raise _no_book(book_id)
     return row
+
+
+def _ordered(connection: Connection, lines: Sequence[Line]) -> Sequence[Any]:
+    """The books of these lines that there are, none of them twice, locked."""
+    if len(lines) == 1:
+        row = _BY_ID_LOCKED.row(connection, {"book_id": lines[0].book_id})
+        return [] if row is None else [row]
+    return connection.execute(_ORDERED, {"wanted": [line.book_id for line in lines]}).all()
 
 
 def _no_book(book_id: str) -> NotFound:
@@ -275,16 +282,16 @@ def _refuse_taken(connection: Connection, book_id: str, isbn: str) -> None:
 
 def _decide(connection: Connection, order_id: str, status: str, reason: str, now: int) -> None:
     decision = {"order_id": order_id, "status": status, "reason": reason, "created_at": now, "updated_at": now}
-    connection.execute(_DECIDE, decision)
+    _DECIDE.run(connection, decision)
 
 
 def _move(connection: Connection, quantities: list[tuple[int, int]], now: int) -> None:
     """From the stock to what orders hold; back, where the quantity is negative. A book that is gone is passed over."""
-    connection.execute(_MOVE, [{"row": seq, "quantity": quantity, "now": now} for seq, quantity in quantities])
+    _MOVE.run_each(connection, [{"row": seq, "quantity": quantity, "now": now} for seq, quantity in quantities])
 
 
 def _reservation(connection: Connection, order_id: str) -> wire.Reservation | None:
-    row = connection.execute(_DECIDED, {"of": order_id}).one_or_none()
+    row = _DECIDED.row(connection, {"of": order_id})
     if row is None:
         return None
     answer = wire.Reservation(
@@ -293,12 +300,12 @@ def _reservation(connection: Connection, order_id: str) -> wire.Reservation | No
         reason=row.reason,
     )
     if row.status == "RESERVED":
-        for item in connection.execute(_HELD, {"of": order_id}):
+        for item in _HELD.rows(connection, {"of": order_id}):
             answer.items.add(book_id=item.book_id, quantity=item.quantity, unit_price=_money(item), title=item.title)
     return answer
 
 
-def _item(order_id: str, position: int, line: Line, row: Row[Any]) -> dict[str, Any]:
+def _item(order_id: str, position: int, line: Line, row: Any) -> dict[str, Any]:
     return {
         "order_id": order_id,
         "position": position,
@@ -312,7 +319,7 @@ def _item(order_id: str, position: int, line: Line, row: Row[Any]) -> dict[str, 
     }
 
 
-def _book(row: Row[Any]) -> wire.Book:
+def _book(row: Any) -> wire.Book:
     return wire.Book(
         book_id=row.book_id,
         title=row.title,
@@ -330,7 +337,7 @@ def _price(price: Money) -> dict[str, Any]:
     return {"currency_code": price.currency_code, "price_units": price.units, "price_nanos": price.nanos}
 
 
-def _money(row: Row[Any]) -> Money:
+def _money(row: Any) -> Money:
     return Money(currency_code=row.currency_code, units=row.price_units, nanos=row.price_nanos)
 
 

@@ -4,16 +4,22 @@ The newest event is never removed, so that the journal knows its place even when
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from attrs import field, frozen
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
 
 from bookd.errors import NotFound, OutOfRange, Unavailable
 from bookd.mom import store, vault
 from bookd.mom.records import Bounds, Draft
 from bookd.mom.schema import events, subscriptions
 from bookd.mom.seals import Broken
+from bookd.storage.prepared import Prepared
+
+_ADD: Final = Prepared(insert(events).returning(events.c.seq))
+_KNOWN: Final = Prepared(
+    select(events.c.seq).where(events.c.source == bindparam("source"), events.c.event_id == bindparam("event_id"))
+)
 
 
 @frozen
@@ -85,26 +91,14 @@ def publish(
     """
     published = Published([], [])
     for fact in facts:
-        known = connection.execute(
-            select(events.c.seq).where(events.c.source == fact.source, events.c.event_id == fact.event_id)
-        ).scalar()
+        identity = {"source": fact.source, "event_id": fact.event_id}
+        known: int | None = _KNOWN.value(connection, identity)
         if known is not None:
             published.seqs.append(known)
             continue
         key_id, written = vault.published(connection, fact.event, _clear(fact))
-        seq = connection.execute(
-            insert(events)
-            .values(
-                source=fact.source,
-                event_id=fact.event_id,
-                type=fact.type,
-                subject=fact.subject,
-                event=written,
-                key_id=key_id,
-                published_at=now,
-            )
-            .returning(events.c.seq)
-        ).scalar_one()
+        rest = {"type": fact.type, "subject": fact.subject, "event": written, "key_id": key_id, "published_at": now}
+        seq: Any = _ADD.value(connection, identity | rest)
         published.seqs.append(seq)
         for draft in messages(fact, seq):
             store.keep(connection, draft, now, None if draft.destination in published.destinations else most)
