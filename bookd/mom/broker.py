@@ -1,7 +1,8 @@
 """Publish and subscribe: takes events, makes messages of them for the rpcs that subscribe, and lets streams follow.
 
 An event, and a message to each subscribing rpc, are written in one transaction, and nobody is told before that is on
-disk. Followers are told that there is something new and read it from the journal; memory holds who follows, no events.
+disk. Followers are told that there is something new for them and read it from the journal; memory holds who follows, no
+events.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -52,12 +53,12 @@ class Broker(Service):
             if method.subscription.types
         ]
         self._newest = 0  # at least; what an earlier run has published is found by reading
-        self._waiting: set[Deferred[None]] = set()
+        self._waiting: dict[Deferred[None], Filter] = {}
 
     def stopService(self) -> Any:
         """End all streams that follow."""
         stopped = super().stopService()
-        self._tell()
+        self._tell(lambda _: True)
         return stopped
 
     @property
@@ -83,7 +84,7 @@ class Broker(Service):
 
         def published(result: Published) -> Published:
             self._newest = max(self._newest, *result.seqs)
-            self._tell()
+            self._tell(lambda wanted: any(wanted.wants(fact) for fact in facts))
             return result
 
         return publishing.addCallback(published)
@@ -123,18 +124,18 @@ class Broker(Service):
             for record in page.records:
                 yield numbered(record)
             if not page.records:
-                await self.news(after)
+                await self.news(after, wanted)
 
     def read(self, after: int, wanted: Filter, limit: int) -> Deferred[Page]:
         """At most `limit` events that match, behind the place `after`."""
         return self._spool.desk.read(journal.page, after, wanted, limit)
 
-    async def news(self, after: int) -> None:
-        """Wait until there are events behind the place `after`. Raises `Unavailable` when the MOM stops."""
+    async def news(self, after: int, wanted: Filter) -> None:
+        """Wait until there may be events that match behind the place `after`. Raises `Unavailable` when the MOM stops."""
         self.require_running()
         if self._newest <= after:
-            waiter: Deferred[None] = Deferred(self._waiting.discard)
-            self._waiting.add(waiter)
+            waiter: Deferred[None] = Deferred(self._forget)
+            self._waiting[waiter] = wanted
             await waiter
             self.require_running()
 
@@ -143,9 +144,14 @@ class Broker(Service):
         if not self.running:
             raise Unavailable("the MOM is stopping", reason="STOPPING", retry_after=1.0)
 
-    def _tell(self) -> None:
-        waiting, self._waiting = self._waiting, set()
-        for waiter in waiting:
+    def _forget(self, waiter: Deferred[None]) -> None:
+        self._waiting.pop(waiter, None)
+
+    def _tell(self, concerns: Callable[[Filter], bool]) -> None:
+        told = [waiter for waiter, wanted in self._waiting.items() if concerns(wanted)]
+        for waiter in told:
+            del self._waiting[waiter]
+        for waiter in told:
             waiter.callback(None)
 
 

@@ -48,6 +48,10 @@ class Filter:
     types: tuple[str, ...] = ()
     subject: str = ""
 
+    def wants(self, fact: Fact) -> bool:
+        """Whether an event is wanted."""
+        return (not self.types or fact.type in self.types) and self.subject in ("", fact.subject)
+
 
 @frozen
 class Published:

@@ -100,7 +100,7 @@ class Subscriber:
                 if self._position == before and not self._pause:
                     self._position = page.upto
                     if not page.records:
-                        await self._change(Deferred.fromCoroutine(self._broker.news(page.upto)))
+                        await self._change(Deferred.fromCoroutine(self._broker.news(page.upto, self._standing.wanted)))
 
     async def close(self) -> None:
         """Wait until the last acknowledgement is on disk."""

@@ -362,6 +362,19 @@ class SubscribeTests(EventsTestCase):
         await deferLater(reactor, 0.05)
         self.assertEqual(client.ids(), ["n1"])
 
+    async def test_not_concerned(self) -> None:
+        """An event that a follower does not want makes nobody read for it; what it wants comes, also after that."""
+        client = self.subscribe(from_oldest=False, types=[STOCK_LOW])
+        await self.until(lambda: self.broker.followers == 1)
+        reads: list[int] = []
+        read = self.broker.read
+        self.patch(self.broker, "read", lambda *args: reads.append(1) or read(*args))
+        for number in range(5):
+            await self.publish(event(f"n{number}", UserDeleted(user_id="c")))
+        self.assertEqual((reads, self.broker.followers), ([], 1))
+        await self.publish(event("wanted", StockLow(book_id="b")))
+        await self.until(lambda: client.ids() == ["wanted"])
+
     async def test_one_stream(self) -> None:
         """A second stream of a subscription ends the first."""
         first = self.subscribe()
