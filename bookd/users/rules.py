@@ -11,10 +11,10 @@ from enum import Enum
 from unicodedata import normalize
 
 from attrs import frozen
-from zxcvbn.frequency_lists import FREQUENCY_LISTS  # type: ignore[import-untyped]
 
 from bookd.contract.checks import Checks
 from bookd.errors import InvalidArgument, PermissionDenied
+from bookd.users import common_passwords
 from bookd.wire.policy.v1 import policy_pb2
 from bookd.wire.users.v1 import users_pb2
 
@@ -34,8 +34,7 @@ MAX_FULL_NAME = 200
 MAX_ADDRESS = 1000
 MAX_ID = 64
 
-# The 30,000 that were found most often among stolen ones; those that are long enough.
-_COMMON = frozenset(word for word in FREQUENCY_LISTS["passwords"] if len(word) >= MIN_PASSWORD)
+_COMMON = common_passwords.load(MIN_PASSWORD)
 
 _USERNAME = re.compile(r"[A-Za-z0-9._-]{3,64}")
 _IDENTIFIER = re.compile(r"[!-~]{1,64}")

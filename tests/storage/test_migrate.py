@@ -1,14 +1,17 @@
 """Migrations: once, whole, and never backwards."""
 
 import re
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, text
 from twisted.trial.unittest import SynchronousTestCase
 
 from bookd.storage.engine import open_engine
-from bookd.storage.migrate import MigrationError, upgrade
+from bookd.storage.migrate import MigrationError, configuration, newest, upgrade
 
 PACKAGE = "bookd.inventory"
 
@@ -48,6 +51,27 @@ class MigrateTests(SynchronousTestCase):
         self.assertEqual(described(engine), once)
         with engine.begin() as connection:
             self.assertEqual(connection.execute(text("SELECT count(*) FROM reservations")).scalar(), 1)
+
+    def test_nothing_to_do(self) -> None:
+        """A start that finds the newest revision does not load what it would migrate with."""
+        engine = self.open()
+        upgrade(engine, PACKAGE)
+        engine.dispose()
+        look = (
+            "import sys; from bookd.storage import engine, migrate; "
+            f"migrate.upgrade(engine.open_engine({str(self.path)!r}), {PACKAGE!r}); print('alembic' in sys.modules)"
+        )
+        for expected in ("False", "True"):
+            done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True, timeout=60)
+            self.assertEqual(done.stdout.strip(), expected)
+            for file in self.path.parent.iterdir():
+                file.unlink()
+
+    def test_names(self) -> None:
+        """The names of the files say which revision is the newest, for each daemon."""
+        for package in ("bookd.inventory", "bookd.mom", "bookd.orders", "bookd.users"):
+            head = ScriptDirectory.from_config(configuration(package)).get_current_head()
+            self.assertEqual(newest(package), head, package)
 
     def test_newer_database(self) -> None:
         """A database of a newer version is left alone, and the error says which file it is."""
