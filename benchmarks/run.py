@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=4, help="of a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--connections", type=int, nargs="+", default=[], help="instead of each scenario's own")
+    parser.add_argument("--minutes", type=float, default=0.5, help="of load, for memory")
     parser.add_argument("--books", type=int, default=10_000)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="books and orders, for growth")
     parser.add_argument("--catalogue", type=Path, help="CSV file of books to name them after; else the shipped sample")
@@ -89,6 +90,7 @@ def main() -> None:
         arguments.catalogue,
         arguments.made,
         arguments.lock,
+        arguments.minutes,
     )
     figures = Figures()
     about = {

@@ -38,6 +38,7 @@ class Options:
     catalogue: Path | None
     made: Path | None
     lock: Path | None
+    minutes: float
 
 
 @define

@@ -15,7 +15,8 @@ import bookd
 ROOT = Path(bookd.__file__).parent
 DAEMONS = ("gateway", "mom", "inventory", "orders", "users")
 # Modules of a daemon by their floor; whatever is not named here is a service, floor 4.
-PURE = {"rules", "machine"}
+# Those of the list of passwords too: it is a constant, if one in a file.
+PURE = {"rules", "machine", "common_passwords"}
 SQL = {"schema", "store", "journal", "facts", "search", "words"}
 # Of the MOM, whose store is several.
 SQL |= {"records", "ledger", "settling", "forgetting", "overview", "seals", "vault"}

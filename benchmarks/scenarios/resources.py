@@ -14,8 +14,10 @@ from benchmarks.stand import BenchError
 
 STARTS = 5
 REST = 5.0
-LOAD_SECONDS = 30
 CONNECTIONS = 64
+LOOK_EVERY = 2.0
+# Minutes of load from which on its growth says something.
+FLAT_FROM = 10
 
 
 def starts(folder: Path, options: Options, turns: Turns, figures: Figures) -> None:
@@ -39,26 +41,35 @@ def starts(folder: Path, options: Options, turns: Turns, figures: Figures) -> No
 
 
 def loaded(stage: Stage) -> None:
-    """Memory while nine reads come to an order."""
-    most: Mapping[str, Mapping[str, float]] = {}
+    """Memory while nine reads come to an order: the most that was held, and whether it grows with time."""
+    held: list[Mapping[str, Mapping[str, float]]] = []
     over = threading.Event()
 
     def look() -> None:
-        nonlocal most
-        while not over.wait(0.5):
-            held = gauges.memory(stage.home)
-            if sum(each["pss"] for each in held.values()) > sum(each["pss"] for each in most.values()):
-                most = held
+        while not over.wait(LOOK_EVERY):
+            held.append(gauges.memory(stage.home))
 
+    minutes = stage.options.minutes
     with stage.turns.turn():
         looking = threading.Thread(target=look)
         looking.start()
         try:
-            stage.ammunition.fire("mixed", stage.url, CONNECTIONS, LOAD_SECONDS)
+            made = stage.ammunition.fire("mixed", stage.url, CONNECTIONS, round(minutes * 60))
         finally:
             over.set()
             looking.join()
-    _note(stage.figures, f"under load, {CONNECTIONS} connections", most, 400.0)
+    when = f"under load for {minutes:g} minutes, {CONNECTIONS} connections, {made.counted:,} orders"
+    _note(stage.figures, when, max(held, key=_pss), 400.0)
+    if minutes >= FLAT_FROM:
+        quarter = len(held) // 4
+        second, last = held[quarter : 2 * quarter], held[3 * quarter :]
+        grown = statistics.median(map(_pss, last)) / statistics.median(map(_pss, second))
+        what = f"memory in the last quarter of {minutes:g} minutes to that in the second"
+        stage.figures.fact("resources", what, grown, "≤ 1.05", grown <= 1.05)
+
+
+def _pss(held: Mapping[str, Mapping[str, float]]) -> float:
+    return sum(each["pss"] for each in held.values())
 
 
 def _note(figures: Figures, when: str, held: Mapping[str, Mapping[str, float]], bound: float | None = None) -> None:
