@@ -28,6 +28,7 @@ from bookd.mom import vault
 from bookd.mom.machine import MessageState
 from bookd.mom.records import Bounds, Kept
 from bookd.mom.schema import blockers, lanes, messages, queues
+from bookd.storage.prepared import Prepared
 
 # Seconds after which it is worth while to come again to a queue that was full.
 FULL_RETRY = 5.0
@@ -35,35 +36,39 @@ FULL_RETRY = 5.0
 # Of `messages`: those that wait.
 QUEUED: Final = messages.c.state == MessageState.QUEUED
 
-# What every kept message needs is said by statements that are made once: making them takes longer than running them.
 _HERE: Final = (lanes.c.destination == bindparam("b_destination")) & (lanes.c.lane == bindparam("b_lane"))
-_IN_LANE: Final = select(exists().where(_HERE))
-_OPEN_LANE: Final = insert(lanes).from_select(
-    ["destination", "lane", "head_seq", "ready_at", "blocked"],
-    select(
-        bindparam("b_destination", type_=String),
-        bindparam("b_lane", type_=String),
-        bindparam("b_seq", type_=BigInteger),
-        bindparam("b_ready_at", type_=BigInteger),
-        false(),
-    ).where(~exists().where(_HERE)),
+_IN_LANE: Final = Prepared(select(exists().where(_HERE)))
+_OPEN_LANE: Final = Prepared(
+    insert(lanes).from_select(
+        ["destination", "lane", "head_seq", "ready_at", "blocked"],
+        select(
+            bindparam("b_destination", type_=String),
+            bindparam("b_lane", type_=String),
+            bindparam("b_seq", type_=BigInteger),
+            bindparam("b_ready_at", type_=BigInteger),
+            false(),
+        ).where(~exists().where(_HERE)),
+    )
 )
 _BEHIND: Final = (blockers.c.destination == bindparam("b_destination")) & (blockers.c.lane == bindparam("b_lane"))
-_BLOCKER: Final = select(func.min(blockers.c.seq)).where(_BEHIND)
+_FIRST_BEHIND: Final = select(func.min(blockers.c.seq)).where(_BEHIND)
+_BLOCKER: Final = Prepared(_FIRST_BEHIND)
 # The first that waits, and beside it the first that blocks.
-_NEXT: Final = (
-    select(messages, _BLOCKER.scalar_subquery().label("blocker"))
+_NEXT: Final = Prepared(
+    select(messages, _FIRST_BEHIND.scalar_subquery().label("blocker"))
     .where(messages.c.destination == bindparam("b_destination"), messages.c.lane == bindparam("b_lane"), QUEUED)
     .order_by(messages.c.seq)
     .limit(1)
 )
-_ADVANCE: Final = (
+_ADVANCE: Final = Prepared(
     update(lanes)
     .where(_HERE, lanes.c.head_seq == bindparam("b_left"))
     .values(head_seq=bindparam("b_seq"), ready_at=bindparam("b_ready_at"), blocked=bindparam("b_blocked"))
 )
-_CLOSE_LANE: Final = delete(lanes).where(_HERE, lanes.c.head_seq == bindparam("b_left"), ~exists().where(_BEHIND))
-_COUNT: Final = (
+_CLOSE_LANE: Final = Prepared(
+    delete(lanes).where(_HERE, lanes.c.head_seq == bindparam("b_left"), ~exists().where(_BEHIND))
+)
+_COUNT: Final = Prepared(
     update(queues)
     .where(queues.c.destination == bindparam("b_destination"))
     .values(
@@ -77,13 +82,13 @@ _COUNT: Final = (
 
 def busy(connection: Connection, destination: str, lane: str) -> bool:
     """Whether a lane has a message that waits, or one that blocks it."""
-    return bool(connection.execute(_IN_LANE, {"b_destination": destination, "b_lane": lane}).scalar_one())
+    return bool(_IN_LANE.value(connection, {"b_destination": destination, "b_lane": lane}))
 
 
 def open_lane(connection: Connection, destination: str, lane: str, head_seq: int, ready_at: int) -> None:
     """Make the row of a lane, unless it has one."""
     row = {"b_destination": destination, "b_lane": lane, "b_seq": head_seq, "b_ready_at": ready_at}
-    connection.execute(_OPEN_LANE, row)
+    _OPEN_LANE.run(connection, row)
 
 
 def settle(connection: Connection, destination: str, lane: str, left: int) -> Kept | None:
@@ -93,24 +98,23 @@ def settle(connection: Connection, destination: str, lane: str, left: int) -> Ke
     A lane whose head is another message stays as it is: `left` stood behind it.
     """
     here: dict[str, Any] = {"b_destination": destination, "b_lane": lane}
-    row = connection.execute(_NEXT, here).one_or_none()
+    row = _NEXT.row(connection, here)
     here["b_left"] = left
     if row is None:
-        if connection.execute(_CLOSE_LANE, here).rowcount:
+        if _CLOSE_LANE.run(connection, here):
             return None
-        blocker = connection.execute(_BLOCKER, here).scalar_one()
+        blocker = _BLOCKER.value(connection, here)
         head: dict[str, Any] = {}
     else:
-        head = dict(row._mapping)
+        head = row._asdict()
         blocker = head.pop("blocker")
     if blocker is not None and (not head or blocker < head["seq"]):
-        connection.execute(_ADVANCE, here | {"b_seq": blocker, "b_ready_at": 0, "b_blocked": True})
+        _ADVANCE.run(connection, here | {"b_seq": blocker, "b_ready_at": 0, "b_blocked": True})
         return None
     if not head:
         return None
     next_ = {"b_seq": head["seq"], "b_ready_at": head["ready_at"], "b_blocked": False}
-    moved = connection.execute(_ADVANCE, here | next_)
-    return vault.kept(connection, head) if moved.rowcount else None
+    return vault.kept(connection, head) if _ADVANCE.run(connection, here | next_) else None
 
 
 def block(connection: Connection, destination: str, lane: str, seq: int) -> None:
@@ -134,7 +138,7 @@ def count(
 ) -> None:
     """Let the row of a queue tell of a change; a queue that has none gets it. Raises `Unavailable` beyond `bounds`."""
     changes = {"b_destination": destination, "b_depth": depth, "b_bytes": bytes_, "b_dead": dead}
-    row = connection.execute(_COUNT, changes).one_or_none()
+    row = _COUNT.row(connection, changes)
     if row is None:
         connection.execute(insert(queues).values(destination=destination, depth=depth, bytes=bytes_, dead=dead))
     elif bounds is not None and (row.depth > bounds.depth or row.bytes > bounds.bytes):

@@ -11,8 +11,9 @@ from bookd.mom import ledger, store, vault
 from bookd.mom.machine import Event, IllegalTransition, MessageState, after
 from bookd.mom.records import Draft, Kept, Outcome, Place
 from bookd.mom.schema import lanes, messages
+from bookd.storage.prepared import Prepared
 
-_FINISH: Final = (
+_FINISH: Final = Prepared(
     update(messages)
     .where(messages.c.seq == bindparam("b_seq"), ledger.QUEUED)
     .values(
@@ -53,7 +54,7 @@ def finish(
         "b_code": outcome.code,
         "b_counts": int(outcome.counts),
     } | vault.ended(connection, seq, outcome)
-    row = connection.execute(_FINISH, values).one_or_none()
+    row = _FINISH.row(connection, values)
     if row is None:
         stands = connection.execute(select(messages.c.state).where(messages.c.seq == seq)).scalar_one()
         raise IllegalTransition(MessageState(stands), outcome.event)

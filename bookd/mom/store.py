@@ -18,20 +18,20 @@ from bookd.mom import ledger, vault
 from bookd.mom.machine import MessageState
 from bookd.mom.records import Bounds, Draft, Kept, Place, Ready
 from bookd.mom.schema import lanes, messages
+from bookd.storage.prepared import Prepared
 
 # Microseconds that a message waits at most before its next delivery, where nobody knows better.
 LONGEST_PAUSE = 86_400_000_000
 # Seconds after which it is worth while to ask again for what cannot be opened.
 SEALED_RETRY = 30.0
 
-# What every kept message needs is said by statements that are made once: making them takes longer than running them.
-_INSERT: Final = {
-    "sqlite": sqlite.insert(messages).on_conflict_do_nothing(index_elements=["message_id"]).returning(messages.c.seq),
-    "postgresql": (
-        postgresql.insert(messages).on_conflict_do_nothing(index_elements=["message_id"]).returning(messages.c.seq)
-    ),
-}
-_FIND: Final = select(messages).where(messages.c.message_id == bindparam("message_id"))
+_INSERT: Final = Prepared(
+    {
+        name: kind.insert(messages).on_conflict_do_nothing(index_elements=["message_id"]).returning(messages.c.seq)
+        for name, kind in (("sqlite", sqlite), ("postgresql", postgresql))
+    }
+)
+_FIND: Final = Prepared(select(messages).where(messages.c.message_id == bindparam("b_message_id")))
 
 
 def keep(connection: Connection, draft: Draft, now: int, bounds: Bounds | None = None) -> tuple[Kept, bool]:
@@ -58,7 +58,7 @@ def keep(connection: Connection, draft: Draft, now: int, bounds: Bounds | None =
         "updated_at": now,
     }
     secret = vault.accepted(connection, draft)
-    seq = connection.execute(_INSERT[connection.dialect.name], values | secret).scalar_one_or_none()
+    seq = _INSERT.value(connection, values | secret)
     if seq is None:
         known = find(connection, draft.message_id)
         assert known is not None
@@ -95,8 +95,8 @@ def sealed() -> Unavailable:
 
 def find(connection: Connection, message_id: str) -> Kept | None:
     """The message with this id."""
-    row = connection.execute(_FIND, {"message_id": message_id}).one_or_none()
-    return None if row is None else vault.kept(connection, row._mapping)
+    row = _FIND.row(connection, {"b_message_id": message_id})
+    return None if row is None else vault.kept(connection, row._asdict())
 
 
 def look(connection: Connection, message_id: str, destination: str, lane: str) -> tuple[Kept | None, bool]:

@@ -24,13 +24,14 @@ from bookd.mom.machine import MessageState
 from bookd.mom.records import Draft, Kept, Outcome
 from bookd.mom.schema import events, messages, queues
 from bookd.mom.seals import Broken, Seal, SealsError
+from bookd.storage.prepared import Prepared
 
 _OPTION: Final = "bookd_vault"
 # Seconds between two looks into the folder.
 GLANCE = 1.0
 # What a row says in the clear and is not to be changed.
 _CLEAR: Final = ("message_id", "method", "destination", "lane", "subject", "reply_to")
-_NAMES: Final = select(*(messages.c[name] for name in _CLEAR)).where(messages.c.seq == bindparam("b_seq"))
+_NAMES: Final = Prepared(select(*(messages.c[name] for name in _CLEAR)).where(messages.c.seq == bindparam("b_seq")))
 _Content = tuple[bytes, bytes, dict[str, str], bytes]
 
 
@@ -105,7 +106,7 @@ def ended(connection: Connection, seq: int, outcome: Outcome) -> dict[str, Any]:
     vault = vault_of(connection)
     values = {"b_status": outcome.status, "b_response": outcome.response, "b_outcome_key_id": None}
     content = outcome.response if outcome.status is None else outcome.status
-    row = None if vault is None or content is None else connection.execute(_NAMES, {"b_seq": seq}).one_or_none()
+    row = None if vault is None or content is None else _NAMES.row(connection, {"b_seq": seq})
     if vault is None or content is None or row is None:
         return values
     column = "response" if outcome.status is None else "status"

@@ -30,32 +30,47 @@ class Injected(OperationalError):
 
 
 @contextmanager
+def overhear(engine: Engine, hear: Callable[[str, Any], Any]) -> Iterator[None]:
+    """Within the block, call `hear(text, values)` before each statement of the engine; it may raise. The values are as the
+    driver gets them, a list of such for a statement that is run for each of several."""
+
+    dialect: Any = engine.dialect
+    verbs = ("do_execute", "do_executemany", "do_execute_no_params")
+
+    def hearing(verb: str, run: Callable[..., Any]) -> Callable[..., Any]:
+        def do(cursor: Any, text: str, *values: Any, **more: Any) -> Any:
+            hear(text, () if verb == "do_execute_no_params" else values[0])
+            return run(cursor, text, *values, **more)
+
+        return do
+
+    for verb in verbs:  # all statements pass here, those of `bookd.storage.prepared` too
+        setattr(dialect, verb, hearing(verb, getattr(dialect, verb)))
+    try:
+        yield
+    finally:
+        for verb in verbs:
+            delattr(dialect, verb)
+
+
+@contextmanager
 def watch(engine: Engine, tell: Callable[[str], Any]) -> Iterator[None]:
     """Within the block, call `tell(where)` at each point that a transaction of the engine passes; it may raise."""
 
     dialect: Any = engine.dialect
-    commit, verbs = dialect.do_commit, ("do_execute", "do_executemany", "do_execute_no_params")
-
-    def telling(verb: Callable[..., Any]) -> Callable[..., Any]:
-        def do(cursor: Any, text: str, *values: Any, **more: Any) -> Any:
-            tell(f"before {text}")
-            return verb(cursor, text, *values, **more)
-
-        return do
+    commit = dialect.do_commit
 
     def do_commit(connection: Any) -> None:
         tell("before the commit")
         commit(connection)
         tell("after the commit")
 
-    for verb in verbs:  # all statements pass here, those of `bookd.storage.prepared` too
-        setattr(dialect, verb, telling(getattr(dialect, verb)))
     dialect.do_commit = do_commit
     try:
-        yield
+        with overhear(engine, lambda text, _: tell(f"before {text}")):
+            yield
     finally:
-        for verb in (*verbs, "do_commit"):
-            delattr(dialect, verb)
+        del dialect.do_commit
 
 
 class Fault:

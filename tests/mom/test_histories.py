@@ -5,7 +5,7 @@ from uuid import UUID
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, event, select
+from sqlalchemy import Connection, select
 
 from bookd.errors import (
     FailedPrecondition,
@@ -15,6 +15,7 @@ from bookd.errors import (
 from bookd.mom import forgetting, settling, store
 from bookd.mom.machine import Event, IllegalTransition
 from bookd.mom.schema import blockers, lanes, messages, queues
+from bookd.testing.faults import overhear
 from tests.mom.room import (
     CANCELLED,
     DAY,
@@ -135,22 +136,21 @@ class AnyHistoryTests(StoreTestCase):
             if countdown[0] == -1:
                 raise Refusal
 
-        event.listen(self.engine, "before_cursor_execute", refuse)
         try:
-            for step in steps:
-                before = self.do(_whole)
-                try:
-                    with self.engine.begin() as connection:
-                        countdown[0] = nth
-                        _take(connection, *step)
+            with overhear(self.engine, refuse):
+                for step in steps:
+                    before = self.do(_whole)
+                    try:
+                        with self.engine.begin() as connection:
+                            countdown[0] = nth
+                            _take(connection, *step)
+                            countdown[0] = -1
+                    except (Refusal, IllegalTransition, NotFound, FailedPrecondition, InvalidArgument):
                         countdown[0] = -1
-                except (Refusal, IllegalTransition, NotFound, FailedPrecondition, InvalidArgument):
+                        self.assertEqual(self.do(_whole), before)
                     countdown[0] = -1
-                    self.assertEqual(self.do(_whole), before)
-                countdown[0] = -1
-                self.do(lambda connection: None)
+                    self.do(lambda connection: None)
         finally:
-            event.remove(self.engine, "before_cursor_execute", refuse)
             with self.engine.begin() as connection:
                 connection.execute(lanes.delete())
                 connection.execute(blockers.delete())

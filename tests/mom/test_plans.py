@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from sqlalchemy import event
-
 from bookd.mom import forgetting, overview, settling, store
 from bookd.mom.machine import Event, MessageState
+from bookd.testing.faults import overhear
 from tests.mom.room import (
     DAY,
     DEAD,
@@ -25,13 +24,8 @@ class PlanTests(StoreTestCase):
         """The plans of the statements that read or change messages and lanes."""
         statements: list[tuple[str, Any]] = []
 
-        def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-            statements.append((statement, parameters))
-
-        event.listen(self.engine, "before_cursor_execute", note)
-        with self.engine.begin() as connection:
+        with overhear(self.engine, lambda *statement: statements.append(statement)), self.engine.begin() as connection:
             work(connection, *args, **kwargs)
-        event.remove(self.engine, "before_cursor_execute", note)
         found = []
         with self.engine.begin() as connection:
             for statement, parameters in statements:
