@@ -138,10 +138,11 @@ def count(
 ) -> None:
     """Let the row of a queue tell of a change; a queue that has none gets it. Raises `Unavailable` beyond `bounds`."""
     changes = {"b_destination": destination, "b_depth": depth, "b_bytes": bytes_, "b_dead": dead}
-    row = _COUNT.row(connection, changes)
+    row: Any = _COUNT.row(connection, changes)
     if row is None:
         connection.execute(insert(queues).values(destination=destination, depth=depth, bytes=bytes_, dead=dead))
-    elif bounds is not None and (row.depth > bounds.depth or row.bytes > bounds.bytes):
+    total = (depth, bytes_) if row is None else (row.depth, row.bytes)
+    if bounds is not None and (total[0] > bounds.depth or total[1] > bounds.bytes):
         raise Unavailable(
             f"too much waits for {destination}",
             reason="QUEUE_FULL",

@@ -30,13 +30,13 @@ class Tally:
         self._seconds = [-1] * WINDOW
         self._counts = [0] * WINDOW
 
-    def add(self, now: int) -> None:
-        """It happened."""
+    def add(self, now: int, times: int = 1) -> None:
+        """It happened so many times."""
         second = now // _MICROSECONDS
         slot = second % WINDOW
         if self._seconds[slot] != second:
             self._seconds[slot], self._counts[slot] = second, 0
-        self._counts[slot] += 1
+        self._counts[slot] += times
 
     def total(self, now: int) -> int:
         """How many times, up to now."""
@@ -53,9 +53,9 @@ class Rates:
         self._kept: dict[str, Tally] = {}
         self._finished: dict[str, Tally] = {}
 
-    def kept(self, destination: str) -> None:
-        """A message came into the queue of `destination`."""
-        self._kept.setdefault(destination, Tally()).add(self._now())
+    def kept(self, destination: str, messages: int = 1) -> None:
+        """So many messages came into the queue of `destination`."""
+        self._kept.setdefault(destination, Tally()).add(self._now(), messages)
 
     def finished(self, destination: str) -> None:
         """A message left it."""

@@ -8,10 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+from sqlalchemy import Connection
 from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from bookd.mom import forgetting, ledger, overview, records, settling, store
+from bookd.errors import FINAL, BookdError, Code
+from bookd.mom import forgetting, ledger, overview, records, settling, store, together
+from bookd.mom.gathering import Gathering
 from bookd.mom.lanes import Lane
 from bookd.mom.machine import Event, MessageState
 from bookd.mom.rates import Rates
@@ -36,6 +40,8 @@ class Spool:
     """The kept messages. `now` answers microseconds since the epoch; `bounds` is what each queue takes; `paused` names
     the destinations that an earlier run has left paused; no message is postponed by more than `longest_pause`."""
 
+    log = Logger()
+
     def __init__(
         self,
         desk: Desk,
@@ -58,6 +64,7 @@ class Spool:
         self._more = 0
         self._pending = 0
         self._keeping: Counter[Lane] = Counter()
+        self._gathering: Gathering | None = None
         self._waiters: dict[str, list[Deferred[None]]] = {}
         self._is_leaving = False
         self._arrivals: dict[str, Callable[[], Any]] = {}
@@ -94,26 +101,45 @@ class Spool:
 
     def keep(self, draft: Draft) -> Deferred[Kept]:
         """Put a message at the end of its lane, or find the one that has its id; fires once that is on disk. Fails with
-        `Unavailable`, reason QUEUE_FULL, when the queue takes no more."""
-        lane = (draft.destination, draft.lane)
-        self._keeping[lane] += 1
+        `Unavailable`, reason QUEUE_FULL, when the queue takes no more. Cancelling the Deferred does not undo the keeping.
+        """
+        self._keeping[draft.destination, draft.lane] += 1
         self._pending += 1
+        keeping: Deferred[Kept] = Deferred()
+        now = self.now()
+        if self._gathering is None or not self._gathering.add(draft, now, keeping):
+            gathering = self._gathering = Gathering()
+            gathering.add(draft, now, keeping)
+            self.desk.write(self._keep_all, gathering).addBoth(self._written, gathering)
+        return keeping
 
-        def written(result: Any) -> Any:
+    def _keep_all(self, connection: Connection, gathering: Gathering) -> list[together.Answer]:
+        # In the writer's thread.
+        return together.keep_all(connection, gathering.close(), self.bounds)
+
+    def _written(self, result: Any, gathering: Gathering) -> None:
+        drafts = gathering.close()
+        answers = [result.value] * len(drafts) if isinstance(result, Failure) else result
+        fresh: Counter[str] = Counter()
+        for (draft, _), answer in zip(drafts, answers, strict=True):
+            lane = (draft.destination, draft.lane)
             self._keeping[lane] -= 1
             if not self._keeping[lane]:
                 del self._keeping[lane]
-            self._pending -= 1
-            if isinstance(result, Failure):
-                return result
-            kept, is_new = result
-            if is_new:
-                self._more += 1
-                self.rates.kept(draft.destination)
-                self.arrived(draft.destination)
-            return kept
-
-        return self.desk.write(store.keep, draft, self.now(), self.bounds).addBoth(written)
+            if isinstance(answer, tuple) and answer[1]:
+                fresh[draft.destination] += 1
+        self._pending -= len(drafts)
+        for destination, count in fresh.items():
+            self._more += count
+            self.rates.kept(destination, count)
+            self.arrived(destination)
+        for keeping, answer in zip(gathering.keeping, answers, strict=True):
+            if isinstance(answer, tuple):
+                keeping.callback(answer[0])
+            else:
+                if keeping.called and not _told_elsewhere(answer):
+                    self.log.failure("a message was not kept whose caller has gone", Failure(answer))
+                keeping.errback(answer)
 
     def fan_out(self, most: int, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
         """Run `work(connection, *args, now)`, which keeps at most `most` messages and answers an object that names their
@@ -286,3 +312,9 @@ class Spool:
         removed: int = await self.desk.write(forgetting.purge, before, limit)
         self._more -= removed
         return removed
+
+
+def _told_elsewhere(error: Exception) -> bool:
+    """Whether nobody needs to hear of an error whose caller has gone: the call was refused, or the database failed, of which
+    the desk has told."""
+    return isinstance(error, BookdError) and (error.code in FINAL or error.code is Code.UNAVAILABLE)

@@ -49,7 +49,7 @@ def keep(connection: Connection, draft: Draft, now: int, bounds: Bounds | None =
         "subject": draft.subject,
         "reply_to": draft.reply_to,
         "expire_at": draft.expire_at,
-        "state": MessageState.QUEUED,
+        "state": int(MessageState.QUEUED),
         "attempts": 0,
         "refusals": 0,
         "ready_at": now,
@@ -65,13 +65,36 @@ def keep(connection: Connection, draft: Draft, now: int, bounds: Bounds | None =
         return require_same(known, draft.fingerprint, draft.subject), False
     ledger.count(connection, draft.destination, depth=1, bytes_=len(secret["request"]), bounds=bounds)
     ledger.open_lane(connection, draft.destination, draft.lane, seq, now)
-    told = {
-        "request": draft.request,
-        "fingerprint": draft.fingerprint,
-        "principal": draft.principal,
-        "metadata": dict(draft.metadata),
-    }
-    return Kept(seq=seq, finished_at=None, status_code=None, status=None, response=None, **values, **told), True  # type: ignore[arg-type]
+    return fresh(draft, seq, now), True
+
+
+def fresh(draft: Draft, seq: int, now: int) -> Kept:
+    """The message that was kept of a draft just now."""
+    return Kept(
+        seq=seq,
+        message_id=draft.message_id,
+        destination=draft.destination,
+        lane=draft.lane,
+        method=draft.method,
+        request=draft.request,
+        fingerprint=draft.fingerprint,
+        principal=draft.principal,
+        subject=draft.subject,
+        metadata=dict(draft.metadata),
+        reply_to=draft.reply_to,
+        state=MessageState.QUEUED,
+        attempts=0,
+        refusals=0,
+        ready_at=now,
+        expire_at=draft.expire_at,
+        last_error="",
+        created_at=now,
+        updated_at=now,
+        finished_at=None,
+        status_code=None,
+        status=None,
+        response=None,
+    )
 
 
 def require_same(known: Kept, fingerprint: bytes, subject: str) -> Kept:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bookd.mom import forgetting, overview, settling, store
+from bookd.mom import forgetting, overview, settling, store, together
 from bookd.mom.machine import Event, MessageState
 from bookd.testing.faults import overhear
 from tests.mom.room import (
@@ -29,7 +29,7 @@ class PlanTests(StoreTestCase):
         found = []
         with self.engine.begin() as connection:
             for statement, parameters in statements:
-                if statement.startswith(("SELECT", "UPDATE", "DELETE")):
+                if statement.startswith(("SELECT", "UPDATE", "DELETE", "INSERT")):
                     rows = connection.exec_driver_sql("EXPLAIN QUERY PLAN " + statement, parameters)
                     found.append("; ".join(row[3] for row in rows))
         return found
@@ -39,6 +39,7 @@ class PlanTests(StoreTestCase):
         kept = [self.keep(number, lane) for number, lane in enumerate("aabbcd")]
         for work, args, kwargs in (
             (store.keep, (draft(9, "a"), NOW), {}),
+            (together.keep_all, ([(draft(number, lane), NOW) for number, lane in enumerate("aef", 10)],), {}),
             (store.look, (number_id(9), DESTINATION, "a"), {}),
             (store.ready, (DESTINATION, NOW, 9), {}),
             (settling.postpone, (kept[0].seq, Event.FAILED, NOW, "", NOW), {}),

@@ -6,10 +6,11 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
 from twisted.internet.defer import CancelledError, Deferred
 
 from bookd.errors import FailedPrecondition, InvalidArgument, NotFound
-from bookd.mom import overview, settling, store
+from bookd.mom import gathering, overview, settling, store
 from bookd.mom import spool as module
 from bookd.mom.machine import IllegalTransition, MessageState
 from bookd.mom.rates import WINDOW
@@ -205,6 +206,7 @@ class TellingTests(SpoolTestCase):
     def test_keeping(self) -> None:
         """A lane is being written to until the last of its writes is done, well or not."""
         lane = (DESTINATION, "lane")
+        self.patch(gathering, "GROUP", 1)
         self.keep(3, "other")
         writes = [self.spool.keep(draft(1)), self.spool.keep(draft(2)), self.spool.keep(draft(3, subject="eve"))]
         self.assertTrue(self.spool.keeping(lane))
@@ -214,6 +216,58 @@ class TellingTests(SpoolTestCase):
         self.desk.next()
         self.assertFalse(self.spool.keeping(lane))
         self.failureResultOf(writes[2], InvalidArgument)
+
+    def test_gathering(self) -> None:
+        """What comes before the writer begins is kept together; each is told what became of it, and a caller who has gone
+        undoes nothing."""
+        self.keep(3, "other")
+        writes = [self.spool.keep(draft(number)) for number in range(1, 5)] + [self.spool.keep(draft(5, subject="eve"))]
+        writes[1].cancel()
+        self.failureResultOf(writes[1], CancelledError)
+        self.assertEqual(len(self.desk.held), 1)
+        self.all()
+        kept = [self.successResultOf(writes[index]) for index in (0, 2, 3, 4)]
+        self.assertEqual([each.message_id for each in kept], [number_id(number) for number in (1, 3, 4, 5)])
+        self.assertLess(kept[0].seq, self.found(number_id(2)).seq)
+        self.assertEqual((self.arrivals, self.rate()[0]), ([DESTINATION], 4))
+        self.spool.keep(draft(6))
+        self.assertEqual(len(self.desk.held), 1)
+
+    def test_large_group(self) -> None:
+        """A group is bounded: what comes then is the next one."""
+        self.patch(gathering, "GROUP", 3)
+        writes = [self.spool.keep(draft(number)) for number in range(7)]
+        self.assertEqual(len(self.desk.held), 3)
+        self.desk.next()
+        self.assertEqual([write.called for write in writes], [True] * 3 + [False] * 4)
+        self.all()
+        self.assertEqual(self.heads(), [number_id(0)])
+
+    def test_disk_refuses(self) -> None:
+        """When the whole group is refused, all of it are told so, and what comes next is tried anew."""
+        with self.engine.begin() as connection:
+            connection.exec_driver_sql("ALTER TABLE messages RENAME TO gone")
+        writes = [self.spool.keep(draft(number)) for number in range(3)]
+        self.all()
+        for write in writes:
+            self.failureResultOf(write, OperationalError)
+        self.assertFalse(self.spool.keeping((DESTINATION, "lane")))
+        with self.engine.begin() as connection:
+            connection.exec_driver_sql("ALTER TABLE gone RENAME TO messages")
+        again = self.spool.keep(draft(1))
+        self.all()
+        self.successResultOf(again)
+
+    def test_bug_without_a_caller(self) -> None:
+        """What should not happen is logged, though nobody waits for it."""
+        self.patch(store, "keep", lambda *_: 1 / 0)
+        for number in range(2):
+            self.spool.keep(draft(number)).addErrback(lambda failure: None)
+        self.spool.keep(draft(1, subject="eve")).addErrback(lambda failure: None).cancel()
+        with self.engine.begin() as connection:
+            connection.exec_driver_sql("ALTER TABLE lanes RENAME TO gone")
+        self.all()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_waiters(self) -> None:
         """Who waits for a message hears when it left the queue; who stopped waiting leaves nothing behind."""
