@@ -25,6 +25,10 @@ class Lanes:
     def __init__(self) -> None:
         self._turns: dict[Lane, _Turns] = {}
 
+    def is_free(self, lane: Lane) -> bool:
+        """Whether no call of a lane is under way."""
+        return lane not in self._turns
+
     def enter(self, lane: Lane) -> Deferred[None]:
         """Fires when it is the caller's turn, in the order of asking; whoever got the turn must `leave`. Cancelling the
         Deferred gives up the place."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import text
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.task import Clock
 
 from bookd.contract.call import fingerprint
@@ -120,7 +120,7 @@ class RouterTests(StoreTestCase):
         assert raw is not None
         message_id = None if number is None else number_id(number)
         request = letter(str(number), box)
-        return Deferred.fromCoroutine(raw.behaviour(request, context(message_id, "ada", "clerk", **options)))
+        return maybeDeferred(raw.behaviour, request, context(message_id, "ada", "clerk", **options))
 
     def answer(self, index: int, result: BookdError | bytes) -> None:
         """Answer a call that was forwarded."""
