@@ -5,6 +5,7 @@ BadRequest its violations, RetryInfo its retry_after. Any other detail travels a
 it caught loses nothing.
 """
 
+from functools import lru_cache
 from typing import TypeVar
 
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -22,20 +23,41 @@ M = TypeVar("M", bound=Message)
 def to_status(error: BookdError) -> status_pb2.Status:
     """The error as google.rpc.Status."""
     status = status_pb2.Status(code=error.code.value, message=error.message)
-    if error.reason or error.info:
+    if error.info:
         _pack(status, error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.info))
+    elif error.reason:
+        status.details.append(_reason(error.reason))
     if error.violations:
         bad = error_details_pb2.BadRequest()
         for violation in error.violations:
             bad.field_violations.add(field=violation.field, description=violation.description)
         _pack(status, bad)
     if error.retry_after is not None:
-        retry = error_details_pb2.RetryInfo()
-        retry.retry_delay.FromNanoseconds(round(error.retry_after * 1e9))
-        _pack(status, retry)
+        status.details.append(_retry(error.retry_after))
     for message in error.details:
         _pack(status, message)
     return status
+
+
+# What most errors say has few values, and packing it takes longer than looking it up.
+
+
+@lru_cache(256)
+def _reason(reason: str) -> AnyMessage:
+    return _packed(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN))
+
+
+@lru_cache(256)
+def _retry(seconds: float) -> AnyMessage:
+    retry = error_details_pb2.RetryInfo()
+    retry.retry_delay.FromNanoseconds(round(seconds * 1e9))
+    return _packed(retry)
+
+
+def _packed(message: Message) -> AnyMessage:
+    packed = AnyMessage()
+    packed.Pack(message)
+    return packed
 
 
 def _pack(status: status_pb2.Status, message: Message) -> None:

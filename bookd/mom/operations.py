@@ -4,6 +4,7 @@ from uuid import UUID
 
 from google.longrunning import operations_pb2
 from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.protobuf.wrappers_pb2 import BytesValue
 from google.rpc import status_pb2
@@ -18,28 +19,33 @@ from bookd.wire.mom.v1 import message_pb2
 
 PREFIX = "operations/"
 _TYPES = "type.googleapis.com/"
+_METADATA = _TYPES + message_pb2.OperationMetadata.DESCRIPTOR.full_name
+_DEFERRED = _TYPES + message_pb2.Deferred.DESCRIPTOR.full_name
 # Seconds after which asking for an operation is worth while.
 ASK_AGAIN = 1.0
+_ASK_AGAIN = Duration(seconds=int(ASK_AGAIN))
 
 
 def operation(contract: Contract, kept: Kept) -> operations_pb2.Operation:
     """The operation of a kept message."""
     # What cannot be opened is not done for whoever asks, until it can be.
     done = kept.state is not MessageState.QUEUED and not kept.fault
-    made = operations_pb2.Operation(name=PREFIX + kept.message_id, done=done)
-    made.metadata.Pack(
-        message_pb2.OperationMetadata(
-            message_id=kept.message_id,
-            method=kept.method,
-            destination=kept.destination,
-            state=int(kept.state),  # type: ignore[arg-type]
-            attempts=kept.attempts,
-            last_error=kept.last_error,
-            created_at=_time(kept.created_at),
-            updated_at=_time(kept.updated_at),
-            expire_time=_time(kept.expire_at),
-            subject=kept.subject,
-        )
+    about = message_pb2.OperationMetadata(
+        message_id=kept.message_id,
+        method=kept.method,
+        destination=kept.destination,
+        state=int(kept.state),  # type: ignore[arg-type]
+        attempts=kept.attempts,
+        last_error=kept.last_error,
+        created_at=_time(kept.created_at),
+        updated_at=_time(kept.updated_at),
+        expire_time=_time(kept.expire_at),
+        subject=kept.subject,
+    )
+    made = operations_pb2.Operation(
+        name=PREFIX + kept.message_id,
+        done=done,
+        metadata=AnyMessage(type_url=_METADATA, value=about.SerializeToString()),
     )
     if kept.fault:
         return made
@@ -61,9 +67,8 @@ def _response(contract: Contract, kept: Kept) -> AnyMessage:
 
 
 def _time(microseconds: int) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromMicroseconds(microseconds)
-    return stamp
+    seconds, rest = divmod(microseconds, 1_000_000)
+    return Timestamp(seconds=seconds, nanos=1000 * rest)
 
 
 def message_id(name: str) -> str:
@@ -94,10 +99,11 @@ def answer(contract: Contract, kept: Kept) -> bytes:
             # Its code is one after which a call is usually worth repeating; this one is not.
             error.details += (message_pb2.Outcome(message_id=kept.message_id, method=kept.method),)
         raise error
-    deferred = message_pb2.Deferred(operation=operation(contract, kept))
-    deferred.retry_after.FromMilliseconds(round(ASK_AGAIN * 1000))
+    deferred = message_pb2.Deferred(operation=operation(contract, kept), retry_after=_ASK_AGAIN)
+    # Packed at once, it is serialized once on its way, and not for each of the messages that it is put into.
+    packed = AnyMessage(type_url=_DEFERRED, value=deferred.SerializeToString())
     raise Unavailable(
-        "kept, and delivered as soon as its turn comes", reason="DEFERRED", retry_after=ASK_AGAIN, details=[deferred]
+        "kept, and delivered as soon as its turn comes", reason="DEFERRED", retry_after=ASK_AGAIN, details=[packed]
     )
 
 
