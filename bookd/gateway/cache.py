@@ -179,7 +179,7 @@ class Cache:
 
 
 def _insists(request: Any) -> bool:
-    return any(request.requestHeaders.hasHeader(name) for name in _OWN_WISHES)
+    return any(request.every(name) for name in _OWN_WISHES)
 
 
 def _discard(index: dict[str, set[bytes]], key: str, address: bytes) -> None:

@@ -13,6 +13,8 @@ that asks and never reads costs no more than one answer; it is closed as if it w
 Where two readers could understand a request differently (RFC 9112, section 11.2), it is refused: two lengths, a transfer
 coding other than one `chunked`, a coding in HTTP/1.0, folded lines, spaces before a colon, line ends without both
 characters.
+
+A plain request that comes in one piece while the connection rests is read at once (`bookd.gateway.head`).
 """
 
 import re
@@ -22,7 +24,7 @@ from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 
 from bookd.errors import BookdError, DeadlineExceeded, InvalidArgument, ResourceExhausted
-from bookd.gateway import problem
+from bookd.gateway import head, problem
 from bookd.gateway.request import Request, too_large
 
 # How long, and how much, a refused client may go on sending.
@@ -50,6 +52,9 @@ class Connection(HTTPChannel):
     _dropped = 0
     _closing = False
     _lingering: Any = None
+    _longest_plain = 0
+    _peer: Any = None
+    _here: Any = None
     _untaken: Request | None = None
     _hurry: Any = None
 
@@ -61,7 +66,9 @@ class Connection(HTTPChannel):
         # Twisted counts the request line with the headers. It is our own limits that are met first.
         self.totalHeadersSize = bounds.max_url + _AROUND_URL + bounds.max_headers
         self.maxHeaders = bounds.max_header_count
-        self.host = self.transport.getPeer().host
+        # A plain request of so many bytes is within all limits on the parts of a head.
+        self._longest_plain = min(bounds.max_url, bounds.max_headers)
+        self.host = self.getPeer().host
         self.site.came(self)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
@@ -75,6 +82,10 @@ class Connection(HTTPChannel):
     def dataReceived(self, data: bytes) -> None:
         """Take bytes; after a refusal, count and drop them."""
         if not self._refused:
+            found = head.plain(data, self._longest_plain, self.maxHeaders) if self._rests() else None
+            if found is not None:
+                self._take(found)
+                return
             super().dataReceived(data)
             if self._hurry is None and not self._handlingRequest and not self._refused:
                 self._begun()
@@ -82,6 +93,37 @@ class Connection(HTTPChannel):
         self._dropped += len(data)
         if self._dropped > _LINGER_BYTES:
             self.transport.abortConnection()
+
+    def getPeer(self) -> Any:
+        """The client's address, which each request asks for."""
+        if self._peer is None:
+            self._peer = self.transport.getPeer()
+        return self._peer
+
+    def getHost(self) -> Any:
+        """The address that the client has reached, likewise."""
+        if self._here is None:
+            self._here = self.transport.getHost()
+        return self._here
+
+    def _rests(self) -> bool:
+        """Whether what comes next is the beginning of a request, and may be one."""
+        return not (
+            self.requests
+            or self._buffer
+            or self.paused
+            or self._busyReceiving
+            or self._closing
+            or self._hurry is not None
+            or not self.persistent
+            or self.transport.disconnecting
+        )
+
+    def _take(self, found: head.Head) -> None:
+        """Answer a request that has come whole and has no body. What is left out here has nothing to do for it."""
+        self.requests.append(Request.plain(self, found.fields))
+        self._command, self._path, self._version = found.verb, found.uri, b"HTTP/1.1"
+        super().allContentReceived()
 
     def lineReceived(self, line: bytes) -> None:
         """Take a line of the request's head."""
@@ -224,7 +266,7 @@ class Connection(HTTPChannel):
         request.identify(self.site)
         request.method = getattr(self, "_command", b"-")
         response = problem.response(error, request.request_id)
-        for name, value in {**response.headers, "Connection": "close"}.items():
+        for name, value in {**request.marks(self.site), **response.headers, "Connection": "close"}.items():
             request.setHeader(name, value)
         phrase = problem.fields(error, "")["title"]
         self.writeHeaders(b"HTTP/1.1", b"%d" % response.code, str(phrase).encode(), request.responseHeaders)

@@ -17,7 +17,8 @@ whoever asks.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from math import ceil
 
 from attrs import frozen
@@ -41,7 +42,7 @@ class Quota:
     rate: float
     burst: int
 
-    @property
+    @cached_property
     def policy(self) -> str:
         """The value of RateLimit-Policy: so many requests in the seconds that fill an empty bucket."""
         return f'"{self.name}";q={self.burst};w={max(1, ceil(self.burst / self.rate))}'
@@ -51,10 +52,16 @@ class Quota:
 class Standing:
     """How a bucket stands after a request asked for a token."""
 
+    quota: Quota
     granted: bool
     # Whole tokens left, and the seconds until the bucket is full, or until it has a token when it has none.
     left: int
     seconds: float
+
+    def marks(self) -> Mapping[str, str]:
+        """What the response says of it."""
+        told = f'"{self.quota.name}";r={self.left};t={ceil(self.seconds)}'
+        return {"RateLimit-Policy": self.quota.policy, "RateLimit": told}
 
 
 class Buckets:
@@ -62,7 +69,6 @@ class Buckets:
 
     def __init__(self, quota: Quota, most: int, seconds: Callable[[], float]) -> None:
         self.quota = quota
-        self.policy = quota.policy
         self._most = most
         self._seconds = seconds
         # Tokens, and when they were counted, by client; the ones seen last stand last.
@@ -78,7 +84,7 @@ class Buckets:
         self._buckets[client] = (tokens, now)
         if len(self._buckets) > self._most:
             self._buckets.popitem(last=False)
-        return Standing(granted, int(tokens), ((1 if tokens < 1 else burst) - tokens) / rate)
+        return Standing(self.quota, granted, int(tokens), ((1 if tokens < 1 else burst) - tokens) / rate)
 
     def __len__(self) -> int:
         return len(self._buckets)
@@ -109,9 +115,7 @@ class Rates:
 
 
 def _take(buckets: Buckets, request: Request, client: str) -> None:
-    standing = buckets.take(client)
-    request.setHeader("RateLimit-Policy", buckets.policy)
-    request.setHeader("RateLimit", f'"{buckets.quota.name}";r={standing.left};t={ceil(standing.seconds)}')
+    request.standing = standing = buckets.take(client)
     if not standing.granted:
         raise ResourceExhausted(
             "too many requests", reason=problem.TOO_MANY_REQUESTS, retry_after=max(standing.seconds, 0.001)

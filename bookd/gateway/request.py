@@ -3,20 +3,22 @@
 What a response depends on beside its address is collected in `vary` and told in one header when the response begins.
 """
 
+import re
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
 from klein import Response
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from twisted.web import server
-from twisted.web.http import datetimeToString
-from twisted.web.resource import IResource
+from twisted.web.http import NO_BODY_CODES
+from twisted.web.http_headers import Headers
 
 from bookd.bridge.metrics import OTHER
 from bookd.errors import BookdError, Internal, InvalidArgument, ResourceExhausted
-from bookd.gateway import headers, problem
+from bookd.gateway import head, headers, problem
 
 VERBS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 # On every response, whatever it says.
@@ -26,10 +28,18 @@ _ALWAYS = {
     "Strict-Transport-Security": "max-age=31536000",
 }
 _REFUSED = (401, 403)
+_HOST = re.compile(r"\[?(.*?)\]?(?::[0-9]+)?$")
 # Characters of a verb that clients made up.
 _LONGEST_VERB = 32
 # What clients run into day by day: it says nothing about anybody.
 _USUAL = ("", "TOKEN_MISSING", "TOKEN_EXPIRED")
+
+
+class Standing(Protocol):
+    """How the client stands with the limit on how often it may ask."""
+
+    def marks(self) -> Mapping[str, str]:
+        """What the response says of it."""
 
 
 class Request(server.Request):
@@ -47,8 +57,14 @@ class Request(server.Request):
     # For the audit log: why it was refused, and whether it writes by the right of a role.
     reason = ""
     privileged = False
+    standing: Standing | None = None
     _received = 0
     _began = 0.0
+    # Whether it has come whole, so that its end is of interest.
+    _whole = False
+    # The values of its headers by their names in small letters, once somebody wants one.
+    _fields: Mapping[str, list[str]] | None = None
+    _given: Headers | None = None
     # The answer to come, of a request that a route of the contract answers.
     _serving: Deferred[None] | None = None
 
@@ -56,10 +72,35 @@ class Request(server.Request):
         super().__init__(*arguments, **options)
         self.vary: set[str] = set()
 
+    @classmethod
+    def plain(cls, channel: Any, fields: Mapping[str, list[str]]) -> "Request":
+        """A request whose head was read at once, and that has no body."""
+        request = cls(channel)
+        request._fields, request._given = fields, None
+        return request
+
+    def _get_headers(self) -> Headers:
+        if self._given is None:
+            self._given = Headers()
+            for name, values in (self._fields or {}).items():
+                self._given.setRawHeaders(name, [value.encode("latin-1") for value in values])
+        return self._given
+
+    def _set_headers(self, given: Headers) -> None:
+        self._given = given
+
+    # What Twisted has as an attribute. Of a request whose head was read at once it is made when somebody asks.
+    requestHeaders = property(_get_headers, _set_headers)  # noqa: N815
+
     def every(self, name: str) -> list[str]:
-        """The values of a header, one for each line of it. Bytes are characters, as in RFC 9110, section 5.5."""
-        found = self.requestHeaders.getRawHeaders(name.encode("ascii"), [])
-        return [value.decode("latin-1") for value in found]
+        """The values of a header, one for each line of it; `name` is in small letters. Bytes are characters, as in RFC 9110,
+        section 5.5. Nobody asks before all headers are there."""
+        fields = self._fields
+        if fields is None:
+            lines = self.requestHeaders.getAllRawHeaders()
+            fields = {key.decode("ascii").lower(): [v.decode("latin-1") for v in values] for key, values in lines}
+            self._fields = fields
+        return fields.get(name) or []
 
     def handleContentChunk(self, data: bytes) -> None:
         """Take a piece of the body, unless it makes the body too large."""
@@ -71,22 +112,35 @@ class Request(server.Request):
             super().handleContentChunk(data)
 
     def identify(self, site: Any) -> None:
-        """Give the request its id and its common headers. Twisted calls nothing of ours before the headers are in."""
+        """Give the request its id. Twisted calls nothing of ours before the headers are in."""
         self._began = site.reactor.seconds()
         self.address = self.channel.host
         given = self.every("x-request-id")
         self.request_id = headers.request_id(given[0] if len(given) == 1 else None, site.new_id)
-        for name, value in _ALWAYS.items():
-            self.setHeader(name, value)
-        self.setHeader("Date", datetimeToString())
-        self.setHeader("X-Request-Id", self.request_id)
         site.cors.mark(self)
 
+    def marks(self, site: Any) -> dict[str, str]:
+        """The headers of the response that are there whatever it says."""
+        found = {**_ALWAYS, "Date": site.date(), "X-Request-Id": self.request_id}
+        if self.standing is not None:
+            found.update(self.standing.marks())
+        if self.vary:
+            found["Vary"] = ", ".join(sorted(self.vary))
+        return found
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """Take a whole request. What Twisted makes of queries and forms beside it nobody wants here."""
+        self.method, self.uri, self.clientproto = command, path, version
+        self.path, self.args = path.partition(b"?")[0], {}
+        if self.content is not None:
+            self.content.seek(0)
+        self.process()
+
     def process(self) -> None:
-        """Answer the request: Twisted calls this once it is complete."""
+        """Answer the request: it is complete."""
         self.site = site = self.channel.site
         self.identify(site)
-        self.notifyFinish().addCallbacks(self._ended, self._left)
+        self._whole = True
         if not _readable(self):
             self.answer(self._bad())
         elif self.path == b"*":
@@ -109,30 +163,33 @@ class Request(server.Request):
         else:
             self.answer(response)
 
-    def _ended(self, _: object) -> None:
-        self.record(self.code)
+    def finish(self) -> None:
+        """The whole response has been written."""
+        ended = self.finished
+        super().finish()
+        if self._whole and not ended:
+            self.record(self.code)
 
-    def _left(self, _: Failure) -> None:
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         """The client has left: what it asked for is given up."""
-        self.record(499)
-        if self._serving is not None:
-            self._serving.cancel()
+        super().connectionLost(reason)
+        if self._whole:
+            self.record(499)
+            if self._serving is not None:
+                self._serving.cancel()
 
     def body(self) -> bytes:
         """The whole body."""
-        assert self.content is not None
+        if self.content is None:
+            return b""
         body: bytes = self.content.read()
         return body
 
-    def render(self, resrc: IResource) -> None:
-        """Answer with a resource; by now Twisted has put its own version into the Server header."""
-        self.setHeader("Server", _ALWAYS["Server"])
-        super().render(resrc)
-
     def write(self, data: bytes) -> None:
         """Send a piece of the response."""
-        if self.vary and not self.startedWriting:
-            self.setHeader("Vary", ", ".join(sorted(self.vary)))
+        if not self.startedWriting:
+            for name, value in self.marks(self.site).items():
+                self.setHeader(name, value)
         super().write(data)
 
     def processingFailed(self, reason: Failure) -> None:
@@ -142,11 +199,25 @@ class Request(server.Request):
             self.answer(problem.response(Internal("failed"), self.request_id))
 
     def answer(self, response: Response) -> None:
-        """Send a whole response."""
+        """Send a whole response: head and body in one piece, if its length is known."""
         self.setResponseCode(response.code)
-        for name, value in response.headers.items():
-            self.setHeader(name, value)
-        self.write(response.body)
+        given: Any = response.headers
+        empty = self.method == b"HEAD" or response.code in NO_BODY_CODES
+        made = None
+        if empty or "Content-Length" in given:
+            made = head.written(self.clientproto, response.code, {**self.marks(self.site), **given})
+        if made is None:
+            for name, value in given.items():
+                self.setHeader(name, value)
+            self.write(response.body)
+        else:
+            self.startedWriting = 1
+            parts = [made]
+            # What Twisted, or one of us on the way, has put on the response.
+            for key, values in self.responseHeaders.getAllRawHeaders():
+                parts += (b"\r\n%b: %b" % (key, each) for each in values)
+            parts += (b"\r\n\r\n",) if empty else (b"\r\n\r\n", response.body)
+            self.channel.write(b"".join(parts))
         self.finish()
 
     def _bad(self) -> Response:
@@ -194,13 +265,18 @@ def _readable(request: Request) -> bool:
         request.method.decode("ascii")
     except UnicodeError:
         return False
-    return _is_host(request.getRequestHostname()) and (path.startswith(b"/") or path == b"*")
+    hosts = request.every("host")
+    return (not hosts or _is_host(hosts[-1])) and (path.startswith(b"/") or path == b"*")
 
 
 @lru_cache(maxsize=1024)
-def _is_host(name: bytes) -> bool:
+def _is_host(value: str) -> bool:
+    """Whether the value of a Host header is a name, or an address, and maybe a port."""
+    found = _HOST.match(value)
+    name = found[1] if found is not None else value
     try:
-        name.decode("ascii").partition(":")[0].encode("idna")
+        name.encode("ascii")
+        name.partition(":")[0].encode("idna")
     except UnicodeError:
         return False
     return True

@@ -1,11 +1,13 @@
 """The gateway's connections: how much each may take, how many there may be, and how they end."""
 
+from time import time
 from typing import Any
 
 from attrs import field, frozen
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.web import server
+from twisted.web.http import datetimeToString
 
 from bookd.bridge.audit import Record, nothing
 from bookd.bridge.metrics import Count, uncounted
@@ -74,6 +76,8 @@ class Site(server.Site):
         self.connections: dict[Connection, str] = {}
         self._of: dict[str, int] = {}
         self._drained: list[Deferred[None]] = []
+        # The last second that was told, and how.
+        self._date = (0, "")
 
     def startFactory(self) -> None:
         """Nothing: Twisted would keep an access log of its own."""
@@ -83,6 +87,13 @@ class Site(server.Site):
 
     def log(self, request: Any) -> None:
         """Nothing, likewise: requests record themselves, also those that never finish."""
+
+    def date(self) -> str:
+        """The value of Date."""
+        now = int(time())
+        if self._date[0] != now:
+            self._date = (now, datetimeToString(now).decode("ascii"))
+        return self._date[1]
 
     def acceptableProtocols(self) -> list[bytes]:
         """What TLS offers by ALPN: the connection above speaks HTTP/1.1 only."""

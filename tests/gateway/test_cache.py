@@ -186,8 +186,9 @@ class GivenAgainTests(GatewayTestCase):
         for verb, path, body in (("POST", f"{KITE}:tug", {}), ("DELETE", KITE, None)):
             reading: Deferred[Any] = Deferred()
             self.channel.answers[SERVICE + "GetKite"] = lambda call, reading=reading: reading
+            known = len(self.channel.calls)
             slow = Deferred.fromCoroutine(self.ask("GET", KITE, headers={"Cache-Control": "no-cache"}))
-            await self.until(lambda: self.channel.calls[-1].path.endswith("GetKite"))
+            await self.until(lambda known=known: len(self.channel.calls) > known)
             before = self.kite.SerializeToString()
             self.kite.colour += "er"
             await self.ask(verb, path, body, headers=bearer("ada"))
