@@ -57,6 +57,8 @@ class Connection(HTTPChannel):
     _here: Any = None
     _untaken: Request | None = None
     _hurry: Any = None
+    _idle: Any = None
+    _until = 0.0
 
     def connectionMade(self) -> None:
         """Begin; the site counts its connections so that it can drain them."""
@@ -74,8 +76,9 @@ class Connection(HTTPChannel):
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         """Leave nothing behind."""
         self._no_hurry()
-        if self._lingering is not None and self._lingering.active():
-            self._lingering.cancel()
+        for timer in (self._lingering, self._idle):
+            if timer is not None and timer.active():
+                timer.cancel()
         super().connectionLost(reason)
         self.site.gone(self)
 
@@ -235,6 +238,36 @@ class Connection(HTTPChannel):
             self._too_slow()
         else:
             super().timeoutConnection()
+
+    def setTimeout(self, period: Any) -> Any:
+        """Close the connection when nothing has come for `period` seconds; None: never. Answers what was set before.
+
+        Each request sets it twice, and moves it. So it is one timer that looks, when its time has come, whether it still has.
+        """
+        before, self.timeOut = self.timeOut, period
+        if period is not None:
+            self._until = until = self.site.reactor.seconds() + period
+            if self._idle is None:
+                self._idle = self.callLater(period, self._idled)
+            elif self._idle.getTime() > until:
+                self._idle.reset(period)
+        return before
+
+    def resetTimeout(self) -> None:
+        """Something has come."""
+        if self.timeOut is not None:
+            self._until = self.site.reactor.seconds() + self.timeOut
+
+    def _idled(self) -> None:
+        self._idle = None
+        if self.timeOut is None:
+            return
+        left = self._until - self.site.reactor.seconds()
+        if left > 0:
+            self._idle = self.callLater(left, self._idled)
+        else:
+            self.timeOut = None
+            self.timeoutConnection()
 
     def _begun(self) -> None:
         """Time what has begun to come and is not complete. What comes in one piece, as most does, needs no timer."""
