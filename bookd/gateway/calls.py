@@ -40,17 +40,25 @@ class Calls(Service):
         self._grace = grace
         self._reactor = reactor
         self._writes: set[Deferred[bytes]] = set()
+        # What makes calls of a method; there are as many as the contract has methods.
+        self._methods: dict[str, Callable[..., Deferred[bytes]]] = {}
+
+    def _method(self, path: str) -> Callable[..., Deferred[bytes]]:
+        found = self._methods.get(path)
+        if found is None:
+            found = self._methods[path] = self._channel.unary_unary(path)
+        return found
 
     def read(self, path: str, request: bytes, seconds: float | None, metadata: Metadata) -> Deferred[bytes]:
         """Call a method; cancelling the Deferred cancels the call."""
-        return self._channel.unary_unary(path)(request, timeout=seconds, metadata=metadata)
+        return self._method(path)(request, timeout=seconds, metadata=metadata)
 
     def write(
         self, path: str, request: bytes, seconds: float | None, metadata: Metadata, after: Callable[[], None]
     ) -> Deferred[bytes]:
         """Call a method; the call goes on when the Deferred is cancelled. `after` is called when it has ended, before
         anybody is told."""
-        call = self._channel.unary_unary(path)(request, timeout=seconds, metadata=metadata)
+        call = self._method(path)(request, timeout=seconds, metadata=metadata)
         self._writes.add(call)
 
         def ended(result: Any) -> Any:

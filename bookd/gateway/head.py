@@ -10,8 +10,8 @@ long way (`bookd.gateway.connection`), where all rules are; and what it takes me
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from re import compile as pattern
+from typing import NamedTuple
 
-from attrs import frozen
 from twisted.web.http import RESPONSES
 
 _END = "\r\n"
@@ -23,8 +23,7 @@ _LONG_WAY = frozenset({"content-length", "transfer-encoding", "expect", "upgrade
 _NAMES, _LONGEST_NAME = 1024, 64
 
 
-@frozen
-class Head:
+class Head(NamedTuple):
     """The head of a request without a body. `fields` are the values of each header by its name in small letters, as
     `bookd.gateway.request.Request.every` tells them."""
 

@@ -8,6 +8,7 @@ ownership, and last what the headers ask for.
 from collections.abc import Callable
 from hashlib import blake2b
 from secrets import token_bytes
+from typing import NamedTuple
 from uuid import UUID, uuid5
 
 from attrs import frozen
@@ -39,8 +40,7 @@ class Limits:
     max_deadline: float
 
 
-@frozen
-class Asked:
+class Asked(NamedTuple):
     """A request that has been understood and is allowed."""
 
     binding: Binding

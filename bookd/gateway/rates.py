@@ -20,6 +20,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from math import ceil
+from typing import NamedTuple
 
 from attrs import frozen
 
@@ -48,8 +49,7 @@ class Quota:
         return f'"{self.name}";q={self.burst};w={max(1, ceil(self.burst / self.rate))}'
 
 
-@frozen
-class Standing:
+class Standing(NamedTuple):
     """How a bucket stands after a request asked for a token."""
 
     quota: Quota
@@ -77,13 +77,17 @@ class Buckets:
     def take(self, client: str) -> Standing:
         """Take a token for `client`, if there is one."""
         now, rate, burst = self._seconds(), self.quota.rate, self.quota.burst
-        tokens, counted = self._buckets.pop(client, (float(burst), now))
-        tokens = min(float(burst), tokens + (now - counted) * rate)
+        buckets = self._buckets
+        tokens, counted = buckets.get(client) or (float(burst), now)
+        tokens += (now - counted) * rate
+        if tokens > burst:
+            tokens = float(burst)
         granted = tokens >= 1
         tokens -= granted
-        self._buckets[client] = (tokens, now)
-        if len(self._buckets) > self._most:
-            self._buckets.popitem(last=False)
+        buckets[client] = (tokens, now)
+        buckets.move_to_end(client)
+        if len(buckets) > self._most:
+            buckets.popitem(last=False)
         return Standing(self.quota, granted, int(tokens), ((1 if tokens < 1 else burst) - tokens) / rate)
 
     def __len__(self) -> int:

@@ -54,6 +54,8 @@ Options = daemon.Options
 _CHANNEL_GRACE = 1.0
 # Files that are open beside connections: databases, keys, the channel, logs.
 _OTHER_FILES = 200
+# The random bits in the last part of a UUIDv7 (RFC 9562, section 5.7).
+_LOW_62 = (1 << 62) - 1
 # The role of whoever registers: no operation asks for it.
 CUSTOMER = "customer"
 
@@ -61,6 +63,13 @@ CUSTOMER = "customer"
 def new_id() -> str:
     """A UUIDv7."""
     return str(uuid7())
+
+
+def new_request_id() -> str:
+    """A UUIDv7 as well, from a generator that costs nothing: it guards nothing."""
+    bits = random.getrandbits(74)
+    text = f"{time_ns() // 1_000_000:012x}{0x7000 | bits >> 62:04x}{1 << 63 | bits & _LOW_62:016x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def now() -> int:
@@ -190,7 +199,7 @@ def makeService(options: daemon.Options) -> IService:
         gateway,
         bounds(table, proxies),
         Cors(table.cors_origins),
-        new_id=new_id,
+        new_id=new_request_id,
         reactor=clock,
         audit=audit,
         count=metrics.requests("http", ("verb", "route")),

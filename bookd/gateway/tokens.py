@@ -39,13 +39,16 @@ Revoked = Callable[[str, str, int], bool]
 
 @frozen
 class _Verified:
-    """A genuine token."""
+    """A genuine token. It holds from `begins` until `ends`, and was issued at `issued`, in microseconds since the epoch."""
 
     issuer: Issuer
     kid: str
     key: Key
     claims: Mapping[str, Any]
     principal: policy_pb2.Principal
+    begins: float
+    ends: float
+    issued: int
 
 
 class Tokens:
@@ -73,9 +76,10 @@ class Tokens:
         if scheme.lower() != "bearer" or not token.strip():
             raise invalid("the Authorization header must be Bearer and an access token")
         known = self._verified(token.strip())
-        self._check_times(known.issuer, known.claims)
+        if not known.begins <= self._now() < known.ends:
+            self._check_times(known.issuer, known.claims)
         principal = known.principal
-        if self._revoked(principal.subject, principal.session_id, int(known.claims["iat"] * 1e6)):
+        if self._revoked(principal.subject, principal.session_id, known.issued):
             raise Unauthenticated("the session of the access token has ended", reason="TOKEN_REVOKED")
         return principal
 
@@ -103,7 +107,16 @@ class Tokens:
         kid, key = _key(issuer, header)
         claims = _claims(issuer, key, token)
         self._check_times(issuer, claims)
-        return _Verified(issuer, kid, key, claims, issuer.identify(claims))
+        return _Verified(
+            issuer,
+            kid,
+            key,
+            claims,
+            issuer.identify(claims),
+            begins=(max(claims.get("nbf", claims["iat"]), claims["iat"]) - LEEWAY) * 1e6,
+            ends=(claims["exp"] + LEEWAY) * 1e6,
+            issued=int(claims["iat"] * 1e6),
+        )
 
     def _check_times(self, issuer: Issuer, claims: Mapping[str, Any]) -> None:
         expires, issued = claims["exp"], claims["iat"]
