@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from klein import Response
 from twisted.internet.address import IPv4Address
+from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from bookd.gateway import head
@@ -204,6 +206,41 @@ class SameTests(HeadTestCase):
         connection.finish_up()
         connection.dataReceived(GET + b"\r\n")
         self.assertEqual((told.asked, transport.disconnecting), ([], True))
+
+
+class IdleTests(HeadTestCase):
+    """The one timer of a connection that idles."""
+
+    def test_idle(self) -> None:
+        """It counts from the last byte, and from the end of an answer; it is one timer, and ends with the connection."""
+        told = Told()
+        connection, transport = self.connect(told, idle_timeout=30.0)
+        for data in (GET + b"\r\n", b"GET", b" / HTTP/1.1\r\nHost: h\r\n\r\n", GET + b"\r\n"):
+            self.clock.advance(5)
+            connection.dataReceived(data)
+            self.assertFalse(transport.disconnecting)
+        self.assertEqual(len(told.asked), 3)
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+        for _ in range(59):
+            self.clock.advance(0.5)
+        self.assertFalse(transport.disconnecting)
+        self.clock.advance(0.5)
+        self.assertTrue(transport.disconnecting)
+        connection.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_shorter(self) -> None:
+        """A shorter time than the one that runs is kept to; none is none."""
+        connection, transport = self.connect(Told(), idle_timeout=30.0)
+        self.assertEqual(connection.setTimeout(2.0), 30.0)
+        self.clock.advance(1.9)
+        self.assertEqual(connection.setTimeout(None), 2.0)
+        self.clock.advance(100)
+        self.assertFalse(transport.disconnecting)
+        connection.setTimeout(1.0)
+        self.clock.advance(1)
+        self.assertTrue(transport.disconnecting)
+        connection.connectionLost(Failure(ConnectionDone()))
 
 
 class WrittenTests(SynchronousTestCase):

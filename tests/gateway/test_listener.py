@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from bookd.bridge.server import ListenError
 from bookd.config import Identity
-from bookd.gateway.listener import Listener, ServerTLS
+from bookd.gateway.listener import Listener, ServerTLS, Wire
 from bookd.pki import issue, make_authority
 from tests.gateway.kites import SERVICE
 from tests.gateway.serving import GatewayTestCase
@@ -81,6 +81,43 @@ class StartTests(SynchronousTestCase):
             (folder / "key.pem").write_bytes(key)
             with self.assertRaisesRegex(ValueError, r"cert\.pem"):
                 ServerTLS(Identity(certificate="cert.pem", private_key="key.pem"), folder, lambda: 0.0)
+
+
+class WireTests(GatewayTestCase):
+    """What is sent."""
+
+    async def test_at_once(self) -> None:
+        """An answer goes out before the loop turns; one that the kernel does not take whole waits, and arrives whole too."""
+        waited = []
+        add_writer = reactor.addWriter
+
+        def note(writer: Any) -> None:
+            if isinstance(writer, Wire):
+                waited.append(writer)
+            add_writer(writer)
+
+        self.patch(reactor, "addWriter", note)
+        client = await self.raw(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await self.until(lambda: b"alive" in client.received)
+        self.assertEqual(waited, [])
+        self.channel.answers[SERVICE + "GetKite"] = self.message("Kite", colour="k" * 20_000_000)
+        client.transport.pauseProducing()
+        client.transport.write(b"GET /kites/v1/kites/7 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await self.until(lambda: waited)
+        client.transport.resumeProducing()
+        await self.until(lambda: client.received.count(b"k") > 20_000_000)
+
+    async def test_broken(self) -> None:
+        """A connection that breaks while it is written to is lost, and nothing more."""
+        self.channel.answers[SERVICE + "GetKite"] = reading = self.pause(0.2, b"")
+        client = await self.raw(b"GET /kites/v1/kites/7 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await self.until(lambda: self.channel.calls)
+        (connection,) = self.site.connections
+        connection.transport.transport.socket.shutdown(socket.SHUT_WR)
+        await reading
+        await client.closed
+        await self.until(lambda: not self.site.connections)
+        self.assertEqual(self.flushLoggedErrors(), [])
 
 
 class ListenerTests(GatewayTestCase):

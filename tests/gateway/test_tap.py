@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import time
 from typing import Any
+from uuid import RFC_4122, UUID
 
 import attrs
 import jwt
@@ -263,6 +264,16 @@ class TapTests(TestCase):
         if hard != resource.RLIM_INFINITY:
             self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE))
             self.assertLess(tap.bounds(greedy, Proxies()).max_connections, hard)
+
+    def test_request_ids(self) -> None:
+        """Ids of requests are UUIDs of version 7, in their canonical form, each another one, in the order of their time."""
+        made = [tap.new_request_id() for _ in range(1000)]
+        self.assertEqual({(UUID(each).version, UUID(each).variant) for each in made}, {(7, RFC_4122)})
+        self.assertEqual([str(UUID(each)) for each in made], made)
+        self.assertEqual(len(set(made)), len(made))
+        times = [int(each.replace("-", "")[:12], 16) for each in made]
+        self.assertEqual(times, sorted(times))
+        self.assertLess(abs(times[-1] / 1000 - time()), 10)
 
     async def test_busy_port(self) -> None:
         """A port that is taken is one line that names the port and the daemon, and exit status 1."""

@@ -167,6 +167,17 @@ class TokensTests(SynchronousTestCase):
             self.assertIsNotNone(self.tokens.principal("Bearer " + self.token(f"user{number}")))
         self.assertEqual(len(self.tokens._known), 3)
 
+    def test_times_of_what_is_remembered(self) -> None:
+        """The times of a token that was seen before are looked at each time, with the clocks' difference, to either side."""
+        given = "Bearer " + self.token()
+        self.assertIsNotNone(self.tokens.principal(given))
+        for seconds, reason in ((-2.0, ""), (-2.01, "TOKEN_INVALID"), (901.99, ""), (902.0, "TOKEN_EXPIRED")):
+            self.now = round((NOW + seconds) * 1e6)
+            if reason:
+                self.refused(given, reason)
+            else:
+                self.assertIsNotNone(self.tokens.principal(given), seconds)
+
     def test_broken_file(self) -> None:
         """A file that cannot be read leaves the keys as they were."""
         for damage in (lambda: self.path.write_text("{"), self.path.unlink):
