@@ -165,8 +165,15 @@ class Method:
 
     async def _stream(self, request: Any, grpc_context: Any) -> None:
         began = perf_counter()
+
+        async def write(response: Any) -> None:
+            try:
+                await grpc_context.write(response)
+            except grpc.aio.BaseError:  # the call has ended, and nobody has been told yet
+                raise asyncio.CancelledError from None
+
         try:
-            await _pour(self._begin(request, grpc_context), grpc_context.write)
+            await _pour(self._begin(request, grpc_context), write)
         except asyncio.CancelledError:
             self._server.ended(self._path, "CANCELLED", began)
             raise
