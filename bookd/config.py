@@ -128,6 +128,8 @@ class Gateway(_Table, kw_only=True):
     # Open connections, in all and from one address. One too many is closed at once.
     max_connections: Count = 10_000
     max_connections_per_address: Count = 2_000
+    # Streams of one user that are open; of one address, where no token is needed.
+    max_streams: Count = 100
     # Requests a second in the long run, and at once: of one access token's subject; from one address; and from one
     # address, writes that need no token (log-ins, registrations).
     principal_rate: Rate = 10_000.0

@@ -133,6 +133,8 @@ def _answers(connection: Connection) -> bool:
     return bool(connection.execute(select(1)).scalar_one())
 
 
-def channel(peer: config.Peer, identity: config.Identity, home: Path, grace: float = 5.0) -> Channel:
+def channel(
+    peer: config.Peer, identity: config.Identity, home: Path, grace: float = 5.0, *, kind: type[Channel] = Channel
+) -> Channel:
     """A channel to a peer, under the daemon's own certificate. Raises OSError or ValueError when that cannot be used."""
-    return Channel(peer.addresses, tls.Files(identity, home), name=peer.name, grace=grace)
+    return kind(peer.addresses, tls.Files(identity, home), name=peer.name, grace=grace)

@@ -31,12 +31,13 @@ class Channel(Protocol):
 
 
 class Calls(Service):
-    """Makes calls on a channel, and knows which writes are under way."""
+    """Makes calls on a channel, those that stream on another one, and knows which writes are under way."""
 
     log = Logger()
 
-    def __init__(self, channel: Channel, *, grace: float, reactor: Any) -> None:
+    def __init__(self, channel: Channel, streams: Channel, *, grace: float, reactor: Any) -> None:
         self._channel = channel
+        self._streams = streams
         self._grace = grace
         self._reactor = reactor
         self._writes: set[Deferred[bytes]] = set()
@@ -76,7 +77,7 @@ class Calls(Service):
 
     def stream(self, path: str, request: bytes, seconds: float | None, metadata: Metadata) -> Any:
         """Call a method that streams; answers an async iterator of bytes with `cancel()`."""
-        return self._channel.unary_stream(path)(request, timeout=seconds, metadata=metadata)
+        return self._streams.unary_stream(path)(request, timeout=seconds, metadata=metadata)
 
     async def ready(self) -> bool:
         """Whether the MOM answers that it serves."""

@@ -8,7 +8,8 @@ client that waits for `100 Continue` gets the refusal in its place.
 A head has a time, counted from its first byte, and so has a body, however steadily they trickle. Nothing is said to a
 connection that never began a request; it is closed when it was idle too long. While a request is answered, the next ones
 of the same connection are read up to a bound, and wait. They wait too until the client has taken the answer, so that one
-that asks and never reads costs no more than one answer; it is closed as if it were idle.
+that asks and never reads costs no more than one answer; it is closed as if it were idle. So is one that is told that its
+connection ends, and does not end it.
 
 Where two readers could understand a request differently (RFC 9112, section 11.2), it is refused: two lengths, a transfer
 coding other than one `chunked`, a coding in HTTP/1.0, folded lines, spaces before a colon, line ends without both
@@ -229,6 +230,12 @@ class Connection(HTTPChannel):
             return False
         persistent: bool = super().checkPersistence(request, version)
         return persistent
+
+    def loseConnection(self) -> None:
+        """Close, once the client has taken what it was sent and closes its end too; it has as long as if it were idle."""
+        if self._lingering is None:
+            self._lingering = self.callLater(self.site.bounds.idle_timeout, self.transport.abortConnection)
+        super().loseConnection()
 
     def timeoutConnection(self) -> None:
         """Close an idle connection; in the middle of a request, say why."""

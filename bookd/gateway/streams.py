@@ -1,7 +1,8 @@
 """Server-streaming rpcs over HTTP: one JSON text a line (NDJSON), or server-sent events when the client asks for them.
 
 The next message is taken from the call only when the client has room for it, so a slow client slows the sender down
-(through gRPC's flow control) and nothing piles up here. A client that hangs up ends the call.
+(through gRPC's flow control) and nothing piles up here. A client that hangs up ends the call. One that does not take what
+it was sent within the time that a connection may be idle is cut off: it holds what others could use.
 
 A failure before the first message is an ordinary problem. One that comes later, when the status line is gone, is the
 last line, `{"error": problem}`, or an event named `error`.
@@ -24,8 +25,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
-from bookd.errors import BookdError, Unavailable
+from bookd.errors import BookdError, ResourceExhausted, Unavailable
 from bookd.gateway import problem
+from bookd.gateway.origin import client_key
 from bookd.gateway.request import Request
 
 NDJSON = "application/x-ndjson"
@@ -44,11 +46,17 @@ Told = Callable[[Exception], BookdError]
 
 @implementer(IPushProducer)
 class Valve:
-    """Open while the client takes what it is sent. `stop` is called when it never will again."""
+    """Open while the client takes what it is sent. `stop` is called when it never will again; `seconds` is the clock."""
 
-    def __init__(self, stop: Callable[[], object]) -> None:
+    def __init__(self, stop: Callable[[], object], seconds: Callable[[], float]) -> None:
         self._stop = stop
+        self._seconds = seconds
         self._closed: Deferred[None] | None = None
+        self._closed_at = 0.0
+
+    def closed_for(self) -> float:
+        """How long it has been closed."""
+        return 0.0 if self._closed is None else self._seconds() - self._closed_at
 
     def passable(self) -> Deferred[None] | None:
         """None when open, else a Deferred that fires when it opens."""
@@ -58,6 +66,7 @@ class Valve:
         """The client's buffers are full."""
         if self._closed is None:
             self._closed = Deferred()
+            self._closed_at = self._seconds()
 
     def resumeProducing(self) -> None:
         """There is room again."""
@@ -71,12 +80,14 @@ class Valve:
 
 
 class Streams(Service):
-    """The streams that are open. It stops before the listener: a stream that never ends by itself is cut off when the
+    """The streams that are open, no more than `most` of one user, or of one address without a token: all of them go over one
+    connection to the MOM, which has room for so many. It stops before the listener: a stream that never ends by itself is cut off when the
     daemon drains, at the end of a message, and its client may resume elsewhere."""
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, most: int) -> None:
         self._reactor = reactor
-        self._open: set[_Stream] = set()
+        self._most = most
+        self._open: dict[_Stream, str] = {}
 
     def stopService(self) -> Any:
         """End all streams."""
@@ -102,12 +113,18 @@ class Streams(Service):
         if not self.running:
             responses.cancel()
             raise Unavailable("the gateway is stopping", reason="STOPPING", retry_after=1.0)
+        client = request.subject or client_key(request.address)
+        if sum(each == client for each in self._open.values()) >= self._most:
+            responses.cancel()
+            raise ResourceExhausted(
+                f"more than {self._most} streams are open", reason="TOO_MANY_STREAMS", retry_after=1.0
+            )
         stream = _Stream(request, responses, allowed, events=events, reactor=self._reactor)
-        self._open.add(stream)
+        self._open[stream] = client
         try:
             await stream.pour(frame, told)
         finally:
-            self._open.discard(stream)
+            del self._open[stream]
 
 
 class _Stream:
@@ -121,7 +138,8 @@ class _Stream:
         self._started = False
         self._stopped = False
         self._failure: Exception | None = None
-        self._valve = Valve(responses.cancel)
+        self._valve = Valve(responses.cancel, reactor.seconds)
+        self._patience: float = request.channel.site.bounds.idle_timeout
         self._reactor = reactor
         # First the head, if nothing comes; then the comments.
         self._timer = reactor.callLater(_HEAD_AFTER, self._beat)
@@ -177,6 +195,9 @@ class _Stream:
         except BookdError as error:
             self._failure = error
             self.stop()
+            return
+        if self._valve.closed_for() > self._patience:
+            self._request.channel.transport.abortConnection()
         else:
             self._watch = self._reactor.callLater(RECHECK, self._look)
 

@@ -21,6 +21,7 @@ from bookd import config
 from bookd.bridge import daemon
 from bookd.bridge.audit import AuditLog
 from bookd.bridge.channel import Channel
+from bookd.bridge.narrow import NarrowChannel
 from bookd.contract import openapi
 from bookd.contract.binding import bindings
 from bookd.contract.codec import encode
@@ -172,12 +173,13 @@ def makeService(options: daemon.Options) -> IService:
         tokens = Tokens(trusted, now, ended.void)
         tls = ServerTLS(table.https or table.identity, home, clock.seconds)
         channel = daemon.channel(table.mom, table.identity, home, _CHANNEL_GRACE)
+        streaming = daemon.channel(table.mom, table.identity, home, _CHANNEL_GRACE, kind=NarrowChannel)
         proxies = Proxies(table.trusted_proxies)
     except (ContractError, OSError, ValueError) as error:
         daemon.fail(NAME, error)
-    calls = Calls(channel, grace=table.grace, reactor=clock)
+    calls = Calls(channel, streaming, grace=table.grace, reactor=clock)
     vitals.ready = calls.ready
-    streams = Streams(clock)
+    streams = Streams(clock, table.max_streams)
     cache = Cache(table.cache_fresh, table.cache_stale, table.cache_size, clock.seconds)
     feeds = following(contract, channel, ended, cache, clock)
     rates = limited(table, proxies, clock.seconds)
@@ -216,6 +218,7 @@ def makeService(options: daemon.Options) -> IService:
         audit,
         *([lines] if lines else []),
         channel,
+        streaming,
         *feeds,
         fetching,
         front,

@@ -184,6 +184,7 @@ class GatewayTestCase(TestCase):
     proxies: ClassVar[list[str]] = []
     # Seconds that answers are kept for, while they are fresh and after.
     fresh = stale = 0.0
+    most_streams = 100
     timeout = 20
 
     def contract(self) -> Contract:
@@ -205,9 +206,9 @@ class GatewayTestCase(TestCase):
         numbers = count(1)
         self.cache_seconds = 0.0
         self.new_id = lambda: f"01900000-0000-7000-8000-{next(numbers):012x}"
-        self.calls = Calls(self.channel, grace=2.0, reactor=reactor)
+        self.calls = Calls(self.channel, self.channel, grace=2.0, reactor=reactor)
         self.tokens = Tokens(self.issuers(), lambda: int(time() * 1e6))
-        self.streams = Streams(reactor)
+        self.streams = Streams(reactor, self.most_streams)
         proxies = Proxies(self.proxies)
         usual = {"address": (10_000.0, 10_000), "principal": (10_000.0, 10_000), "open": (1000.0, 1000), **self.quotas}
         self.buckets = {name: Buckets(Quota(name, *quota), 100, reactor.seconds) for name, quota in usual.items()}

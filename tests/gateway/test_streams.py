@@ -208,6 +208,33 @@ class StreamTests(GatewayTestCase):
         await self.pause(0.1)
         self.assertEqual(self.channel.cancelled, [])
 
+    async def test_too_many(self) -> None:
+        """One user has so many streams at most, and another one is not concerned; a stream that has ended makes room."""
+        self.streams._most = 2
+
+        async def breeze(call: Call) -> AsyncIterator[Any]:
+            while True:
+                yield self.message("Gust", knots=1)
+                await self.pause(0.02)
+
+        self.channel.answers[WATCH] = breeze
+
+        async def watch(sent: dict[str, str]) -> Any:
+            lines = ["GET /kites/v1/wind HTTP/1.1", "Host: localhost", *(f"{name}: {sent[name]}" for name in sent)]
+            client = await self.raw("".join(f"{line}\r\n" for line in [*lines, ""]).encode())
+            await self.until(lambda: b"knots" in client.received)
+            return client
+
+        first, _ = [await watch(bearer("ada")) for _ in range(2)]
+        refused = await self.ask("GET", PATH, headers=bearer("ada"))
+        told = self.assert_problem(refused, 429, "RESOURCE_EXHAUSTED")
+        self.assertEqual((told["type"], refused.header("Retry-After")), ("urn:bookd:problem:TOO_MANY_STREAMS", "1"))
+        await watch(bearer("bob"))
+        await watch({})
+        first.transport.abortConnection()
+        await self.until(lambda: len(self.streams._open) == 3)
+        await watch(bearer("ada"))
+
     async def test_hang_up(self) -> None:
         """The call ends when the client leaves."""
 
