@@ -142,6 +142,8 @@ class Gateway(_Table, kw_only=True):
     rate_clients: Count = 100_000
     # Proxies whose X-Forwarded-For is believed: addresses and networks.
     trusted_proxies: list[str] = []
+    # Names that requests may be for ("*.shop.example" for all below one); any when empty.
+    hosts: list[str] = []
     # Origins whose pages may ask (CORS); "*" for all.
     cors_origins: list[str] = []
     # The longest that an access token may live: one that was made for longer is refused, and ended sessions are

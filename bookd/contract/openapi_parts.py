@@ -128,7 +128,7 @@ SECURITY: Final[Schema] = {
 }
 
 # Problems by status. The first are those that any request may meet.
-ANY: Final = (400, 401, 404, 405, 408, 413, 414, 415, 429, 431, 500, 501, 503, 504)
+ANY: Final = (400, 401, 404, 405, 408, 413, 414, 415, 421, 429, 431, 500, 501, 503, 504)
 USER: Final = (403,)
 WRITE: Final = (409, 422)
 CONDITIONAL: Final = (412,)
@@ -144,6 +144,7 @@ _ABOUT: Final = {
     413: "The body is too large.",
     414: "The address is too long.",
     415: "The body is not application/json in UTF-8.",
+    421: "The host that the request names is not served here.",
     422: "The Idempotency-Key was used for another request.",
     429: "Too many requests, or another quota is used up.",
     431: "The headers are too large, or too many.",

@@ -3,9 +3,7 @@
 What a response depends on beside its address is collected in `vary` and told in one header when the response begins.
 """
 
-import re
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
@@ -18,7 +16,7 @@ from twisted.web.http_headers import Headers
 
 from bookd.bridge.metrics import OTHER
 from bookd.errors import BookdError, Internal, InvalidArgument, ResourceExhausted
-from bookd.gateway import head, headers, problem
+from bookd.gateway import head, headers, hosts, problem
 
 VERBS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 # On every response, whatever it says.
@@ -28,7 +26,6 @@ _ALWAYS = {
     "Strict-Transport-Security": "max-age=31536000",
 }
 _REFUSED = (401, 403)
-_HOST = re.compile(r"\[?(.*?)\]?(?::[0-9]+)?$")
 # Characters of a verb that clients made up.
 _LONGEST_VERB = 32
 # What clients run into day by day: it says nothing about anybody.
@@ -141,7 +138,10 @@ class Request(server.Request):
         self.site = site = self.channel.site
         self.identify(site)
         self._whole = True
-        if not _readable(self):
+        misplaced = self._misplaced()
+        if misplaced is not None:
+            self.answer(problem.response(misplaced, self.request_id))
+        elif not _readable(self):
             self.answer(self._bad())
         elif self.path == b"*":
             self.answer(Response(204, {"Allow": ", ".join(VERBS)}, b"") if self.method == b"OPTIONS" else self._bad())
@@ -220,8 +220,19 @@ class Request(server.Request):
             self.channel.write(b"".join(parts))
         self.finish()
 
+    def _misplaced(self) -> BookdError | None:
+        """What is wrong with the host that the request is for; one that names it in its target is as if it did not."""
+        values = self.every("host")
+        host = values[0].encode("latin-1") if values else None
+        if not self.path.startswith(b"/"):
+            short = hosts.origin_form(self.uri, host)
+            if short is not None:
+                self.uri, self.path = short, short.partition(b"?")[0]
+        wrong: BookdError | None = self.site.hosts.judge(host)
+        return wrong
+
     def _bad(self) -> Response:
-        return problem.response(InvalidArgument("the request line or the Host header cannot be read"), self.request_id)
+        return problem.response(InvalidArgument("the request line cannot be read"), self.request_id)
 
     def record(self, status: int) -> None:
         """Tell the logs and the counts how the request ended."""
@@ -257,7 +268,7 @@ def too_large(limit: int) -> BookdError:
 
 
 def _readable(request: Request) -> bool:
-    """Whether verb, path and host are such that the router can read them."""
+    """Whether verb and path are such that the router can read them."""
     path = request.path
     try:
         if b"%" in path:
@@ -265,18 +276,4 @@ def _readable(request: Request) -> bool:
         request.method.decode("ascii")
     except UnicodeError:
         return False
-    hosts = request.every("host")
-    return (not hosts or _is_host(hosts[-1])) and (path.startswith(b"/") or path == b"*")
-
-
-@lru_cache(maxsize=1024)
-def _is_host(value: str) -> bool:
-    """Whether the value of a Host header is a name, or an address, and maybe a port."""
-    found = _HOST.match(value)
-    name = found[1] if found is not None else value
-    try:
-        name.encode("ascii")
-        name.partition(":")[0].encode("idna")
-    except UnicodeError:
-        return False
-    return True
+    return path.startswith(b"/") or path == b"*"

@@ -14,6 +14,7 @@ from bookd.bridge.metrics import Count, uncounted
 from bookd.gateway import access
 from bookd.gateway.connection import Connection
 from bookd.gateway.cors import Cors
+from bookd.gateway.hosts import Hosts
 from bookd.gateway.origin import Proxies
 from bookd.gateway.request import Request
 
@@ -38,7 +39,7 @@ class Bounds:
 
 class Site(server.Site):
     """The factory of connections. `gateway` is a `bookd.gateway.routes.Gateway`; `new_id` makes request ids; `cors` knows
-    the pages of others that may ask; `audit` hears of refusals, and of what was done by the right of a role, `count` and
+    the pages of others that may ask, `hosts` the names that are served; `audit` hears of refusals, and of what was done by the right of a role, `count` and
     `access` of every request that has ended."""
 
     reactor: Any
@@ -51,6 +52,7 @@ class Site(server.Site):
         *,
         new_id: Any,
         reactor: Any,
+        hosts: Hosts | None = None,
         audit: Record = nothing,
         count: Count = uncounted,
         access: access.Record = access.nothing,
@@ -66,6 +68,7 @@ class Site(server.Site):
         self.gateway = gateway
         self.bounds = bounds
         self.cors = cors
+        self.hosts = hosts or Hosts()
         self.displayTracebacks = False
         self.logger = Logger()
         self.new_id = new_id

@@ -32,6 +32,7 @@ from bookd.gateway.cache import Cache
 from bookd.gateway.calls import Calls
 from bookd.gateway.cors import Cors
 from bookd.gateway.feed import NEXT, Feed
+from bookd.gateway.hosts import Hosts
 from bookd.gateway.intake import Intake, Limits
 from bookd.gateway.issuers import Issuer, elsewhere, users
 from bookd.gateway.jwks import FetchedKeys
@@ -175,6 +176,7 @@ def makeService(options: daemon.Options) -> IService:
         channel = daemon.channel(table.mom, table.identity, home, _CHANNEL_GRACE)
         streaming = daemon.channel(table.mom, table.identity, home, _CHANNEL_GRACE, kind=NarrowChannel)
         proxies = Proxies(table.trusted_proxies)
+        hosts = Hosts(table.hosts)
     except (ContractError, OSError, ValueError) as error:
         daemon.fail(NAME, error)
     calls = Calls(channel, streaming, grace=table.grace, reactor=clock)
@@ -203,6 +205,7 @@ def makeService(options: daemon.Options) -> IService:
         Cors(table.cors_origins),
         new_id=new_request_id,
         reactor=clock,
+        hosts=hosts,
         audit=audit,
         count=metrics.requests("http", ("verb", "route")),
         access=lines or access.nothing,

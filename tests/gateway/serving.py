@@ -30,6 +30,7 @@ from bookd.contract.descriptors import Contract
 from bookd.gateway.cache import Cache
 from bookd.gateway.calls import Calls
 from bookd.gateway.cors import Cors
+from bookd.gateway.hosts import Hosts
 from bookd.gateway.intake import Intake, Limits
 from bookd.gateway.issuers import Issuer, users
 from bookd.gateway.keys import KeyFile
@@ -180,6 +181,7 @@ class GatewayTestCase(TestCase):
     # What the test wants otherwise than the suite does.
     bounds: ClassVar[dict[str, Any]] = {}
     quotas: ClassVar[dict[str, tuple[float, int]]] = {}
+    hosts: ClassVar[list[str]] = []
     origins: ClassVar[list[str]] = []
     proxies: ClassVar[list[str]] = []
     # Seconds that answers are kept for, while they are fresh and after.
@@ -232,6 +234,7 @@ class GatewayTestCase(TestCase):
             Cors(self.origins),
             new_id=self.new_id,
             reactor=reactor,
+            hosts=Hosts(self.hosts),
         )
         tls = ServerTLS(Identity(certificate="cert.pem", private_key="key.pem"), folder, reactor.seconds)
         self.listener = Listener("127.0.0.1", 0, self.site, tls, grace=2.0, reactor=reactor)
