@@ -45,24 +45,37 @@ def remark(home: Home, name: str, now: datetime) -> str:
 
 
 def renew(home: Home, names: Sequence[str], now: datetime) -> None:
-    """Give the named new certificates. Raises `CommandError`; those before the one at fault are renewed then."""
+    """Give the named new certificates. Raises `CommandError` for those that cannot have one; the others are renewed then."""
     folder = home.path / "pki"
+    faults = []
     try:
         authority = pki.Issued((folder / "ca.pem").read_bytes(), (folder / "ca.key").read_bytes())
-        for name in names:
-            old = folder / f"{name}.pem"
-            hosts = pki.hosts(old.read_bytes(), name) if old.exists() else []
-            issued = pki.issue(authority, name, hosts, now)
-            # Whoever reads between these two finds that they do not fit, and looks again.
-            parts = (folder / f"{name}.key", issued.key_pem), (old, issued.certificate_pem)
-            for path, content in parts:
-                _write(_beside(path), content)
-            for path, _ in parts:
-                _beside(path).replace(path)
     except OSError as error:
         raise CommandError(f"{error.filename}: {error.strerror}") from error
-    except ValueError as error:
-        raise CommandError(str(error)) from error
+    for name in names:
+        try:
+            _renew(folder, name, authority, now)
+        except OSError as error:
+            faults.append(f"{error.filename}: {error.strerror}")
+        except ValueError as error:
+            faults.append(str(error))
+    if faults:
+        raise CommandError("\n".join(dict.fromkeys(faults)))
+
+
+def _renew(folder: Path, name: str, authority: pki.Issued, now: datetime) -> None:
+    old = folder / f"{name}.pem"
+    try:
+        hosts = pki.hosts(old.read_bytes(), name) if old.exists() else []
+    except ValueError:
+        raise ValueError(f"{old} holds no certificate to be renewed; without the file a new one is made") from None
+    issued = pki.issue(authority, name, hosts, now)
+    # Whoever reads between these two finds that they do not fit, and looks again.
+    parts = (folder / f"{name}.key", issued.key_pem), (old, issued.certificate_pem)
+    for path, content in parts:
+        _write(_beside(path), content)
+    for path, _ in parts:
+        _beside(path).replace(path)
 
 
 def _beside(path: Path) -> Path:

@@ -16,6 +16,7 @@ import click
 from attrs import frozen
 from rich.console import Console
 
+from bookd.command import several
 from bookd.command.answer import Call, Refusal, Unreachable, path
 from bookd.command.home import CommandError, Home
 from bookd.command.mom_tables import show_letter, show_letters, show_operations, show_queue, show_queues
@@ -258,16 +259,19 @@ def retry(where: Where, message_ids: tuple[str, ...], everything: bool, queue: s
     if everything == bool(message_ids) or (queue and not everything):
         raise click.UsageError("name message ids, or say --all, perhaps with --queue")
 
+    if not everything:
+        calls = {each: Call("POST", f"/v1/deadletters/{each}:retry", {}) for each in message_ids}
+        outcome = where.ask(lambda rest: several.one_by_one(rest, calls), as_json=as_json)
+        answer = {"retried": len(outcome.done), "operations": list(outcome.done.values())}
+        several.tell(outcome, "put back", answer, as_json=as_json)
+        return
+
     async def work(rest: Rest) -> Any:
-        if not everything:
-            return [(await rest.call(Call("POST", f"/v1/deadletters/{each}:retry", {}))).body for each in message_ids]
         query = {"destination": await queue_named(rest, queue)} if queue else {}
         return (await rest.call(Call("POST", "/v1/deadletters:retry", query))).body
 
-    body = where.ask(work, as_json=as_json)
-    retried = int(body.get("retried") or 0) if everything else len(message_ids)
-    answer = {"retried": retried} | ({} if everything else {"operations": body})
-    tell(answer, lambda console: console.print(f"put back: {retried:,}"), as_json=as_json)
+    retried = int(where.ask(work, as_json=as_json).get("retried") or 0)
+    tell({"retried": retried}, lambda console: console.print(f"put back: {retried:,}"), as_json=as_json)
 
 
 @dead.command()
@@ -280,10 +284,6 @@ def discard(where: Where, message_ids: tuple[str, ...], yes: bool, as_json: bool
     if not yes:
         click.confirm(f"Forget {len(message_ids):,} dead letters, their requests and all?", abort=True, err=True)
 
-    async def work(rest: Rest) -> None:
-        for each in message_ids:
-            await rest.call(Call("DELETE", f"/v1/deadletters/{each}"))
-
-    where.ask(work, as_json=as_json)
-    count = len(message_ids)
-    tell({"discarded": count}, lambda console: console.print(f"discarded: {count:,}"), as_json=as_json)
+    calls = {each: Call("DELETE", f"/v1/deadletters/{each}") for each in message_ids}
+    outcome = where.ask(lambda rest: several.one_by_one(rest, calls), as_json=as_json)
+    several.tell(outcome, "discarded", {"discarded": len(outcome.done)}, as_json=as_json)

@@ -11,7 +11,7 @@ import sys
 import sysconfig
 import time
 import xmlrpc.client
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from http.client import HTTPException
@@ -265,6 +265,18 @@ def tell(supervisor: Supervisor, processes: Sequence[Process]) -> None:
         click.echo(f"{process.name:<10} {process.state:<9} {where:<26} {since:<24} {certificate}".rstrip())
 
 
+def each(act: Callable[[Process], None], processes: Iterable[Process]) -> None:
+    """Do it to all of them; afterwards raise `CommandError` that says for which it could not be done."""
+    faults = []
+    for process in processes:
+        try:
+            act(process)
+        except CommandError as error:
+            faults.append(str(error))
+    if faults:
+        raise CommandError("\n".join(dict.fromkeys(faults)))
+
+
 DAEMON = click.argument("daemons", nargs=-1, metavar="[DAEMON]...", type=click.Choice(DAEMONS))
 
 
@@ -281,8 +293,7 @@ def start(home: Home, daemons: tuple[str, ...]) -> None:
     supervisor = Supervisor(home)
     chosen = supervisor.named(daemons)
     require_free(home.ports([process.name for process in chosen if not process.pid]))
-    for process in chosen:
-        supervisor.start(process)
+    each(supervisor.start, chosen)
     await_serving(supervisor, [process.name for process in chosen])
     click.echo(f"{' and '.join(process.name for process in chosen)}: started")
 
@@ -293,9 +304,12 @@ def start(home: Home, daemons: tuple[str, ...]) -> None:
 def stop(home: Home, daemons: tuple[str, ...]) -> None:
     """Stop daemons (all, if none is named) and wait until they are gone."""
     supervisor = Supervisor(home)
-    for process in reversed(supervisor.named(daemons)):
+
+    def end(process: Process) -> None:
         supervisor.stop(process)
         click.echo(f"{process.name}: stopped")
+
+    each(end, reversed(supervisor.named(daemons)))
 
 
 @ctl.command()

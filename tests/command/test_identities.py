@@ -142,6 +142,19 @@ class CertsTests(IdentitiesCase):
         self.assertEqual(stat.S_IMODE(key.stat().st_mode), 0o600)
         self.assertEqual([path.name for path in folder.iterdir() if path.name.startswith(".")], [])
 
+    def test_renew_beside_a_spoilt_one(self) -> None:
+        """One that cannot be renewed is named, and the others are renewed; without its file it gets a new one."""
+        folder = self.home.path / "pki"
+        (folder / "gateway.pem").write_bytes(b"")
+        before = (folder / "users.pem").read_bytes()
+        result = self.run_command("certs", "renew")
+        self.assertEqual(result.exit_code, 1)
+        self.assertIn("gateway.pem holds no certificate", result.output)
+        self.assertNotEqual((folder / "users.pem").read_bytes(), before)
+        (folder / "gateway.pem").unlink()
+        self.assertEqual(self.run_command("certs", "renew", "gateway").exit_code, 0)
+        self.assertEqual(pki.hosts((folder / "gateway.pem").read_bytes(), "gateway"), [])
+
     def test_renew_all(self) -> None:
         """Without a name all are renewed, and the authority stays."""
         before = {name: self.leaf(name) for name in (*CERTIFIED, "ca")}

@@ -13,6 +13,7 @@ from tests.command.test_mom_tables import LETTER, OPERATION, QUEUE
 ORDERS, BOOKS = "bookd.orders.v1.OrdersService", "bookd.inventory.v1.InventoryService"
 QUEUES = {"queues": [{**QUEUE, "destination": BOOKS}, {**QUEUE, "destination": ORDERS}]}
 ID, OTHER_ID = "019ab000-0000-7000-8000-000000000001", "019ab000-0000-7000-8000-000000000002"
+THIRD_ID = "019ab000-0000-7000-8000-000000000003"
 
 
 class UsageTests(SynchronousTestCase):
@@ -168,16 +169,51 @@ class MomTests(SuiteCase):
         """A refusal is one line with its reason and status 1, and JSON for a program; no answer is said to be none."""
         gone = problem(404, "NOT_FOUND", "there is no such letter", "DEAD_LETTER_UNKNOWN")
         begin = self.start(lambda asked: BROKEN if asked.path.startswith("/v1/queues") else gone)
-        person = self.bookd(*begin, "dead", "retry", ID, OTHER_ID)
+        person = self.bookd(*begin, "pause", "orders")
         self.assertEqual((await person.status, person.printed), (1, ""))
-        self.assertIn("DEAD_LETTER_UNKNOWN", person.errors)
-        self.assertEqual(len(self.told()), 1)
         program = self.bookd(*begin, "dead", "show", ID, "--json")
         self.assertEqual((await program.status, json.loads(program.errors)), (1, gone.body))
         away = self.bookd(*begin, "queues")
         self.assertEqual(await away.status, 1)
         self.assertIn("broke the connection", away.errors)
         self.assertNotIn("Traceback", person.errors + program.errors + away.errors)
+
+    async def test_several(self) -> None:
+        """Those behind one that is refused are tried too; each is told, and the status says that not all was done."""
+        gone = problem(404, "NOT_FOUND", "there is no such letter", "DEAD_LETTER_UNKNOWN")
+        good = {"POST": Says(200, OPERATION), "DELETE": Says(204)}
+        begin = [*self.start(lambda asked: gone if ID in asked.path else good[asked.verb]), "dead"]
+        for verb, what in ((["retry"], "put back"), (["discard", "--yes"], "discarded")):
+            self.asked.clear()
+            person = self.bookd(*begin, *verb, ID, OTHER_ID, ID, THIRD_ID)
+            self.assertEqual(await person.status, 1, verb)
+            self.assertEqual(person.printed, f"{OTHER_ID}: {what}\n{THIRD_ID}: {what}\n{what}: 2\n")
+            self.assertEqual(person.errors.count(ID), 1)
+            self.assertIn("DEAD_LETTER_UNKNOWN", person.errors)
+            self.assertEqual(
+                [each for _, path, _ in self.told() for each in (ID, OTHER_ID, THIRD_ID) if each in path],
+                [ID, OTHER_ID, THIRD_ID],
+            )
+        program = self.bookd(*begin, "retry", ID, OTHER_ID, "--json")
+        self.assertEqual(await program.status, 1)
+        failed = [{"message_id": ID, "problem": gone.body}]
+        self.assertEqual(json.loads(program.printed), {"retried": 1, "operations": [OPERATION], "failed": failed})
+
+    async def test_going_on_makes_no_sense(self) -> None:
+        """Who may not, or is not answered, is not told so for each of them."""
+        no = problem(403, "PERMISSION_DENIED", "admins only")
+        answers: dict[str, Any] = {}
+        begin = self.start(lambda asked: answers.get(asked.path.rpartition("/")[2], no))
+        begin += ["dead", "discard", "--yes", ID, OTHER_ID, THIRD_ID]
+        alone = self.bookd(*begin)
+        self.assertEqual((await alone.status, alone.printed), (1, ""))
+        self.assertEqual(alone.errors.count("admins only"), 1)
+        self.asked.clear()
+        answers.update({ID: Says(204), OTHER_ID: BROKEN})
+        halfway = self.bookd(*begin)
+        self.assertEqual((await halfway.status, halfway.printed), (1, f"{ID}: discarded\ndiscarded: 1\n"))
+        self.assertEqual([halfway.errors.count(each) for each in (ID, OTHER_ID, THIRD_ID)], [0, 1, 1])
+        self.assertNotIn(THIRD_ID, str(self.told()))
 
     async def test_another_administrator(self) -> None:
         """Somebody else may be named, with a password that is no argument; a wrong one is refused."""

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from bookd.command.home import DAEMONS, CommandError, Home
 from bookd.command.init import make_folder, make_home
 from bookd.command.main import main
-from bookd.command.supervise import STOP_SECONDS, Supervisor, configuration, literal, log_tail
+from bookd.command.supervise import STOP_SECONDS, Process, Supervisor, configuration, each, literal, log_tail
 from bookd.command.up import STOP_SECONDS as ALL_STOP_SECONDS
 from tests.command.suite import Ended
 from tests.command.test_up import UpCase
@@ -117,6 +117,20 @@ class NothingRunsTests(HomeCase):
         make_folder(self.home.socket.parent)
         self.home.socket.touch()
         self.assertFalse(Supervisor(self.home).answers())
+
+    def test_each(self) -> None:
+        """What cannot be done to one is done to the others, and told in the end."""
+        done: list[str] = []
+
+        def act(process: Process) -> None:
+            if process.name == "orders":
+                raise CommandError("orders: no")
+            done.append(process.name)
+
+        three = [Process(name, "g", "RUNNING", 1, 0, "") for name in ("inventory", "orders", "users")]
+        with self.assertRaisesRegex(CommandError, "^orders: no$"):
+            each(act, three)
+        self.assertEqual(done, ["inventory", "users"])
 
     def test_log_tail(self) -> None:
         """The end of a log is shown indented; a missing and an empty one are told."""
