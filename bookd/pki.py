@@ -14,7 +14,9 @@ from ipaddress import ip_address
 
 from attrs import frozen
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -123,8 +125,37 @@ def hosts(certificate_pem: bytes, name: str) -> list[str]:
 
 def fits(certificate_pem: bytes, key_pem: bytes) -> bool:
     """Whether the key is that of the first certificate. Raises `ValueError` when either cannot be read."""
-    leaf = x509.load_pem_x509_certificates(certificate_pem)[0]
-    return load_pem_private_key(key_pem, password=None).public_key() == leaf.public_key()
+    return private_key(key_pem).public_key() == certificates(certificate_pem)[0].public_key()
+
+
+def certificates(pem: bytes) -> list[x509.Certificate]:
+    """The certificates in a file. Raises `ValueError` that says of the file why it cannot be used, as in "is empty"."""
+    if not pem.strip():
+        raise ValueError("is empty")
+    begun = pem.count(b"-----BEGIN CERTIFICATE-----")
+    if not begun:
+        raise ValueError("holds no certificate in PEM")
+    try:
+        found = x509.load_pem_x509_certificates(pem)
+    except ValueError:
+        found = []
+    if len(found) != begun:
+        raise ValueError("holds a certificate that is cut off or damaged")
+    return found
+
+
+def private_key(pem: bytes) -> PrivateKeyTypes:
+    """The private key in a file. Raises `ValueError` as `certificates` does."""
+    if not pem.strip():
+        raise ValueError("is empty")
+    if b"PRIVATE KEY-----" not in pem:
+        raise ValueError("holds no private key in PEM")
+    try:
+        return load_pem_private_key(pem, password=None)
+    except TypeError:
+        raise ValueError("holds a private key that is locked with a password") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise ValueError("holds a private key that is cut off or damaged") from None
 
 
 def _usual(name: str) -> list[str]:

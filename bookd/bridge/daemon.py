@@ -54,6 +54,8 @@ def daemon(name: str, *children: Any) -> Daemon:
 
 def fail(name: str, error: object) -> NoReturn:
     """End the process: one line that names the daemon and the fault."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        error = f"{error.filename}: {error.strerror}"
     sys.stderr.write(f"{name}: {error}\n")
     sys.stderr.flush()
     raise SystemExit(1)

@@ -76,10 +76,12 @@ class Succession:
             try:
                 stamp = self._files.stamp()
                 if stamp == self._seen:
+                    self._files.complaint.good()
                     continue
                 credentials = self._files.channel_credentials()
-            except (OSError, ValueError):
-                continue  # half-way through a renewal
+            except (OSError, ValueError) as error:
+                self._files.complaint.spoilt(error)
+                continue  # half-way through a renewal, or worse
             if await self._succeed(credentials):
                 self._seen, self._credentials = stamp, credentials
             elif stamp != self._refused:

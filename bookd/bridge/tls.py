@@ -10,8 +10,9 @@ from typing import Any
 
 import grpc
 
+from bookd import pki
+from bookd.bridge import pem
 from bookd.config import Identity
-from bookd.pki import fits
 
 SUFFIX = ".bookd.internal"
 # auth_context() key that gRPC puts the subject alternative names under.
@@ -22,18 +23,19 @@ class Files:
     """Certificate, private key and authority of a daemon, which may be renewed at any time."""
 
     def __init__(self, identity: Identity, home: Path) -> None:
-        self._paths = [home / identity.private_key, home / identity.certificate, home / identity.ca]
+        self._paths = home / identity.certificate, home / identity.private_key, home / identity.ca
+        self.complaint = pem.complaint(*self._paths[:2])
 
     def stamp(self) -> object:
         """Equal as long as nothing was replaced. Raises OSError."""
-        return [(status.st_mtime_ns, status.st_ino) for status in (path.stat() for path in self._paths)]
+        return pem.stamp(*self._paths)
 
     def read(self) -> tuple[bytes, bytes, bytes]:
-        """Key, certificate and authority. Raises OSError, and ValueError half-way through a renewal: they do not fit."""
-        key, chain, authority = (path.read_bytes() for path in self._paths)
-        if not fits(chain, key):
-            raise ValueError(f"{self._paths[1]}: the key in {self._paths[0]} is not this certificate's")
-        return key, chain, authority
+        """Key, certificate and authority. Raises ValueError that names the file that cannot be used; half-way through a
+        renewal key and certificate do not fit."""
+        certificate, key, ca = self._paths
+        chain, secret = pem.read_pair(certificate, key)
+        return secret, chain, pem.read(ca, pki.certificates)
 
     def channel_credentials(self) -> grpc.ChannelCredentials:
         """Credentials of a client that shows the certificate and believes servers of the same CA. Raises as `read`."""
@@ -56,10 +58,13 @@ def server_credentials(identity: Identity, home: Path) -> grpc.ServerCredentials
         try:
             stamp = files.stamp()
             if stamp == seen:
+                files.complaint.good()
                 return None
             renewed = _certificate_configuration(files)
-        except (OSError, ValueError):
-            return None  # half-way through a renewal: the old one still serves
+        except (OSError, ValueError) as error:
+            files.complaint.spoilt(error)
+            return None  # half-way through a renewal, or worse: the old one still serves
+        files.complaint.good()
         seen = stamp
         return renewed
 

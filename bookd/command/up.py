@@ -26,6 +26,7 @@ import click
 
 from bookd.command import supervise
 from bookd.command.home import CommandError, Home
+from bookd.command.identities import require_usable
 from bookd.command.init import make_folder, make_home
 from bookd.command.leftover import end_leftovers, kill_session, only_one
 from bookd.command.ports import require_free
@@ -113,7 +114,10 @@ class Suite:
         self.stop = stop
         self.supervisor = Supervisor(home)
         self.url = home.url()
-        self._trust = ssl.create_default_context(cafile=home.ca)
+        try:
+            self._trust = ssl.create_default_context(cafile=home.ca)
+        except OSError as error:  # a damaged file is one too
+            raise CommandError(f"{home.ca}: no authority that can be used: {error.strerror or error}") from error
 
     def ready(self) -> None:
         """Wait until every daemon serves. Raises `CommandError` that says which does not."""
@@ -184,6 +188,7 @@ def run(home: Home, stop: Event) -> None:
         if not home.config_file.exists():
             make_home(home)
             click.echo(f"made {home.path}; the administrator's name and password are in {home.admin}")
+        require_usable(home)
         wanted = home.ports()
         end_leftovers(home, stop)
         if stop.is_set():

@@ -19,10 +19,10 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.internet.ssl import Certificate, CertificateOptions, KeyPair, TLSVersion
-from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from zope.interface import implementer
 
+from bookd.bridge import pem
 from bookd.bridge.server import ListenError, check_free
 from bookd.config import Identity
 from bookd.gateway.site import Site
@@ -35,16 +35,15 @@ _PEM_BEGIN = b"-----BEGIN CERTIFICATE-----"
 class ServerTLS:
     """TLS 1.2 or later with a certificate chain and a key from PEM files. Raises OSError or ValueError at first.
 
-    Files that cannot be read later leave the certificate as it was.
+    Files that cannot be read later leave the certificate as it was, and that is told once.
     """
-
-    log = Logger()
 
     def __init__(self, identity: Identity, home: Path, seconds: Callable[[], float]) -> None:
         self._paths = (home / identity.certificate, home / identity.private_key)
         self._seconds = seconds
+        self._complaint = pem.complaint(*self._paths)
         self._looked = seconds()
-        self._stamp = self._look()
+        self._stamp = pem.stamp(*self._paths)
         self._options = self._read()
 
     def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
@@ -58,18 +57,15 @@ class ServerTLS:
             return
         self._looked = now
         try:
-            stamp = self._look()
+            stamp = pem.stamp(*self._paths)
             if stamp != self._stamp:
                 self._options = self._read()
                 self._stamp = stamp
         except (OSError, ValueError) as error:
-            self.log.warn("the certificate stays as it was: {error}", error=error)
-
-    def _look(self) -> list[tuple[int, int]]:
-        return [(status.st_mtime_ns, status.st_ino) for status in (path.stat() for path in self._paths)]
+            self._complaint.spoilt(error)
 
     def _read(self) -> CertificateOptions:
-        chain, key = (path.read_bytes() for path in self._paths)
+        chain, key = pem.read_pair(*self._paths)
         try:
             leaf, *issuers = (Certificate.loadPEM(_PEM_BEGIN + part) for part in chain.split(_PEM_BEGIN)[1:])
             options = CertificateOptions(
@@ -78,9 +74,9 @@ class ServerTLS:
                 extraCertChain=[issuer.original for issuer in issuers],
                 raiseMinimumTo=TLSVersion.TLSv1_2,
             )
-            options.getContext()  # a key that does not fit its certificate shows here
+            options.getContext()  # a key that TLS cannot use shows here
         except (SSL.Error, crypto.Error, ValueError, TypeError) as error:
-            raise ValueError(f"{self._paths[0]}: no certificate that can be used: {error}") from error
+            raise ValueError(f"{self._paths[0]} holds no certificate that can be used: {error}") from error
         return options
 
 

@@ -4,11 +4,13 @@ import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import TestCase
 
 from bookd import pki
-from bookd.bridge import tls
+from bookd.bridge import pem, tls
 from bookd.bridge.channel import Channel
 from bookd.bridge.context import Context
 from bookd.bridge.methods import RawMethod
@@ -111,6 +113,33 @@ class MutualTlsTests(TestCase):
         """A client that looks for another daemon does not talk to this one."""
         with self.assertRaises(Unavailable):
             await self.call(self.identity("mom"), name="users")
+
+    async def test_spoilt_certificate(self) -> None:
+        """One that is spoilt while the server runs changes nothing for those who connect, and is told once."""
+        self.patch(pem, "_HALF_WAY", 0.0)
+        said: list[str] = []
+
+        def observe(event: Any) -> None:
+            if "serves on" in event.get("log_format", ""):
+                said.append(event["log_format"].format(**event))
+
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
+        for name in ("inventory.pem", "inventory.key", "ca.pem"):
+            said.clear()
+            good = (self.home / name).read_bytes()
+            (self.home / "good.pem").write_bytes((self.home / "ca.pem").read_bytes())
+            self.identity("mom")
+            mom = Identity(certificate="mom.pem", private_key="mom.key", ca="good.pem")
+            (self.home / ".new").write_bytes(b"")
+            os.replace(self.home / ".new", self.home / name)
+            for _ in range(4):
+                self.assertEqual(await self.call(mom), "mom for - as None", name)
+            self.assertEqual(len(said), 1, said)
+            self.assertIn(f"{name} is empty", said[0])
+            (self.home / ".new").write_bytes(good)
+            os.replace(self.home / ".new", self.home / name)
+            await self.call(self.identity("mom"))
 
     async def test_renewed_certificate(self) -> None:
         """A certificate that was replaced on disk is served to the next connection."""

@@ -180,11 +180,30 @@ class UpTests(UpCase):
         self.assertIn("supervisord ended unasked", suite.errors)
         await self.until_gone()
 
+    async def test_spoilt_certificates(self) -> None:
+        """Each file that cannot be used is told in a line before anything is started."""
+        folder = self.home.path / "pki"
+        (folder / "mom.pem").write_bytes(b"")
+        shutil.copy(folder / "operator.key", folder / "users.key")
+        (folder / "orders.key").unlink()
+        ended = self.bookd("up")
+        self.assertEqual((await ended.status, ended.printed), (1, ""))
+        self.assertEqual(len(ended.errors.splitlines()), 3, ended.errors)
+        for said in ("mom.pem is empty", "users.key holds a key that is not that of", "orders.key: No such file"):
+            self.assertIn(said, ended.errors)
+        (folder / "ca.pem").write_bytes(b"junk")
+        ended = self.bookd("up")
+        self.assertEqual(await ended.status, 1)
+        self.assertEqual(ended.errors.count("ca.pem holds no certificate"), 1, ended.errors)
+        self.assertNotIn("Traceback", ended.errors)
+
     async def test_daemon_that_cannot_start(self) -> None:
         """What the daemon wrote last is shown, the status is not 0, and the others are ended."""
-        (self.home.path / "pki" / "orders.pem").unlink()
+        database = self.home.path / "data" / "orders.sqlite"
+        database.touch(0o666)
+        database.chmod(0o666)
         suite = self.bookd("up")
         self.assertEqual(await suite.status, 1)
         self.assertIn("orders did not start", suite.errors)
-        self.assertIn("orders.pem", suite.errors)
+        self.assertIn("orders.sqlite", suite.errors)
         self.assertEqual(self.processes(), [])

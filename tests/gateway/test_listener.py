@@ -79,7 +79,7 @@ class StartTests(SynchronousTestCase):
         (folder / "cert.pem").write_bytes(one.certificate_pem)
         for key in (other.key_pem, b"no key"):
             (folder / "key.pem").write_bytes(key)
-            with self.assertRaisesRegex(ValueError, r"cert\.pem"):
+            with self.assertRaisesRegex(ValueError, r"key\.pem"):
                 ServerTLS(Identity(certificate="cert.pem", private_key="key.pem"), folder, lambda: 0.0)
 
 
