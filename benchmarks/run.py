@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks import report, stage, wrk
-from benchmarks.scenarios import growth, reads, resources, writes
+from benchmarks.scenarios import flames, growth, reads, resources, writes
 from benchmarks.stage import Figures, Options, Stage, Turns
 from benchmarks.stand import BenchError
 
@@ -31,6 +31,7 @@ SHARED: dict[str, Callable[[Stage], None]] = {
     "accept": writes.accept,
     "mixed": writes.mixed,
     "memory": resources.loaded,
+    "flames": flames.flames,
 }
 ALONE: dict[str, Callable[[Path, Options, Turns, Figures], None]] = {
     "starts": resources.starts,
@@ -91,6 +92,7 @@ def main() -> None:
         arguments.made,
         arguments.lock,
         arguments.minutes,
+        arguments.out,
     )
     figures = Figures()
     about = {

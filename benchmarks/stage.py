@@ -39,6 +39,7 @@ class Options:
     made: Path | None
     lock: Path | None
     minutes: float
+    out: Path
 
 
 @define

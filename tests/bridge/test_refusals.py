@@ -286,5 +286,9 @@ class RenewalTests(RefusalsTestCase):
         (self.home / "inventory.key").write_bytes(self.issue("inventory").key_pem)
         identity = Identity(certificate="inventory.pem", private_key="inventory.key", ca="ca.pem")
         self.assertRaisesRegex(
-            ValueError, "inventory.pem: the key in .*inventory.key", tls.server_credentials, identity, self.home
+            ValueError,
+            "inventory.key holds a key that is not that of .*inventory.pem",
+            tls.server_credentials,
+            identity,
+            self.home,
         )
