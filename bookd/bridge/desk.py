@@ -67,7 +67,8 @@ class Desk(Service):
         self._reading = reading(engine)
         self._writer = Workers(reactor, 1, "desk-writer")
         self._readers = Workers(reactor, readers, "desk-reader")
-        self._writes = _Together(lambda group: self._writer.run(commit_together, engine, group), self._refuse_write)
+        self._commits = Commits(engine)
+        self._writes = _Together(lambda group: self._writer.run(self._commits.commit, group), self._refuse_write)
         # Made by the first glance, in a thread; where it cannot be, glances are reads.
         self._point_reader: PointReader | None = None
         self._opening: Deferred[None] | None = None
@@ -86,6 +87,7 @@ class Desk(Service):
     async def _close(self) -> None:
         await self._writes.settled()
         await DeferredList([workers.stopService() for workers in (self._writer, self._readers)])
+        self._commits.close()
         if self._point_reader is not None:
             self._point_reader.close()
         self._engine.dispose()
@@ -176,24 +178,50 @@ def _tell(group: list[_Unit]) -> None:
         unit.deferred.callback(unit.result)
 
 
-def commit_together(engine: Engine, group: list[_Unit]) -> None:
-    """Run the units of the group in one transaction, each in its savepoint, and commit. Runs in the writer's thread.
+class Commits:
+    """Commits groups, in the writer's thread. On SQLite they share a connection, as long as nothing goes wrong with it."""
 
-    Raises what the database raises outside of the units' own work; then nothing of the group has had an effect.
-    """
-    with engine.connect() as connection, connection.begin():
-        for unit in group:
-            savepoint.begin(connection)
-            try:
-                unit.result = unit.work(connection)
-            except Refused as refused:
-                unit.result = Failure(refused.error)
-                savepoint.keep(connection)
-            except Exception:
-                unit.result = Failure()
-                savepoint.undo(connection)
-            else:
-                savepoint.keep(connection)
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._keeps = engine.dialect.name == "sqlite"
+        self._connection: Connection | None = None
+
+    def commit(self, group: list[_Unit]) -> None:
+        """Run the units of the group in one transaction, each in its savepoint, and commit.
+
+        Raises what the database raises outside of the units' own work; then nothing of the group has had an effect.
+        """
+        connection, self._connection = self._connection or self._engine.connect(), None
+        try:
+            with connection.begin():
+                for unit in group:
+                    _run(unit, connection)
+        except BaseException:
+            connection.close()
+            raise
+        if self._keeps:
+            self._connection = connection
+        else:
+            connection.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+
+
+def _run(unit: _Unit, connection: Connection) -> None:
+    savepoint.begin(connection)
+    try:
+        unit.result = unit.work(connection)
+    except Refused as refused:
+        unit.result = Failure(refused.error)
+        savepoint.keep(connection)
+    except Exception:
+        unit.result = Failure()
+        savepoint.undo(connection)
+    else:
+        savepoint.keep(connection)
 
 
 def _settled(deferred: Deferred[Any]) -> Deferred[None]:

@@ -98,7 +98,7 @@ class Router:
     # Calls that are forwarded or fail.
 
     async def _forwarded(self, method: Method, destination: Destination, request: Any, context: Context) -> bytes:
-        if not await destination.answers():
+        if destination.breaker.state is not BreakerState.CLOSED and not await destination.answers():
             raise destination.breaker.refusal()
         return await destination.call(method.path, request, context.time_remaining(), carried(context))
 
@@ -168,11 +168,12 @@ class Router:
     ) -> Kept | _Forward | _Keep:
         if self._has_to_wait(draft, destination, context):
             return _Keep()
-        answers = Deferred.fromCoroutine(destination.answers()).addTimeout(
-            self._share(until), self._clock, onTimeoutCancel=lambda *_: False
-        )
-        if not await answers:
-            return _Keep()
+        if destination.breaker.state is BreakerState.HALF_OPEN:
+            answers = Deferred.fromCoroutine(destination.answers()).addTimeout(
+                self._share(until), self._clock, onTimeoutCancel=lambda *_: False
+            )
+            if not await answers:
+                return _Keep()
         known, lane_is_busy = await self._spool.look(draft)
         if known is not None:
             return known

@@ -35,6 +35,9 @@ class Desk(Protocol):
     def read(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Deferred[Any]:
         """Run `work(connection, …)`, which changes nothing."""
 
+    def glance(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Deferred[Any]:
+        """Run `work(connection, …)`, which looks up a few rows."""
+
 
 class Spool:
     """The kept messages. `now` answers microseconds since the epoch; `bounds` is what each queue takes; `paused` names
@@ -165,7 +168,7 @@ class Spool:
         """
         if self._counted is not None and self._counted + self._more + self._pending == 0:
             return None, False
-        known, busy = await self.desk.read(store.look, draft.message_id, draft.destination, draft.lane)
+        known, busy = await self.desk.glance(store.look, draft.message_id, draft.destination, draft.lane)
         if known is not None:
             store.require_same(known, draft.fingerprint, draft.subject)
         return known, busy

@@ -24,6 +24,8 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import QueuePool, StaticPool
 
+from bookd.storage.prepared import say
+
 # Seconds that a transaction waits for another process's write lock.
 BUSY = 10
 # Connections that an engine keeps open: the writer, the readers, one for a backup.
@@ -118,7 +120,7 @@ def _begin(connection: Connection) -> None:
     only_reads = bool(options.get(_READING, False))
     # A pooled connection remembers what it was last used for; the pragma is said when that changes.
     if connection.info.get(_READING, False) != only_reads:
-        connection.exec_driver_sql(f"PRAGMA query_only = {'ON' if only_reads else 'OFF'}")
+        say(connection, f"PRAGMA query_only = {'ON' if only_reads else 'OFF'}")
         connection.info[_READING] = only_reads
     if not options.get(_BY_HAND, False):
-        connection.exec_driver_sql("BEGIN" if only_reads else "BEGIN IMMEDIATE")
+        say(connection, "BEGIN" if only_reads else "BEGIN IMMEDIATE")

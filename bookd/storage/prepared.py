@@ -117,16 +117,21 @@ class _Made:
         """Let the driver do it."""
         if not connection.in_transaction():
             connection.begin()
-        dialect: Any = connection.dialect
-        cursor = connection.connection.cursor()
-        do = dialect.do_executemany if many else dialect.do_execute
-        try:
-            do(cursor, self._sql, arguments)
-        except dialect.dbapi.Error as error:
-            raise DBAPIError.instance(
-                self._sql, None, error, dialect.dbapi.Error, hide_parameters=True, dialect=dialect
-            ) from error
-        return cursor
+        return say(connection, self._sql, arguments, many=many)
+
+
+def say(connection: Connection, sql: str, arguments: Any = (), *, many: bool = False) -> Any:
+    """Give the driver a statement in its own words; answers the cursor. What it raises is SQLAlchemy's."""
+    dialect: Any = connection.dialect
+    cursor = connection.connection.cursor()
+    do = dialect.do_executemany if many else dialect.do_execute
+    try:
+        do(cursor, sql, arguments)
+    except dialect.dbapi.Error as error:
+        raise DBAPIError.instance(
+            sql, None, error, dialect.dbapi.Error, hide_parameters=True, dialect=dialect
+        ) from error
+    return cursor
 
 
 def _in_order(places: Sequence[str]) -> Callable[[Values], tuple[Any, ...]]:

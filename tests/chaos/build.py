@@ -23,7 +23,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from twisted.scripts.twistd import run
@@ -60,8 +60,8 @@ def early() -> None:
 
     from bookd.bridge import desk
 
-    def commit_together(engine: Engine, group: list[Any]) -> None:
-        with engine.connect() as connection, connection.begin():
+    def commit(self: Any, group: list[Any]) -> None:
+        with self._engine.connect() as connection, connection.begin():
             for unit in group:
                 savepoint = connection.begin_nested()
                 try:
@@ -76,7 +76,7 @@ def early() -> None:
                 running.callFromThread(told.callback, unit.result)  # type: ignore[attr-defined]
             time.sleep(EARLY)
 
-    desk.commit_together = commit_together
+    desk.Commits.commit = commit  # type: ignore[method-assign]
 
 
 def main() -> None:

@@ -43,6 +43,8 @@ class HeldDesk(ImmediateDesk):
         run = super().read
         return self._later(lambda: run(work, *args, **kwargs))
 
+    glance = read
+
     def next(self) -> None:
         """Do the next unit of work, if one waits."""
         if self.held:
