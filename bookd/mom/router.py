@@ -77,6 +77,7 @@ class Router:
         self._lanes = lanes
         self._policy = policy
         self._patience = patience
+        self._expiries: dict[str, int] = {}
 
     def lookup(self, path: str) -> RawMethod | None:
         """The raw method that serves `path`; None when it belongs to no destination."""
@@ -214,8 +215,14 @@ class Router:
             subject="" if principal is None else principal.subject,
             metadata=dict(passed_on(context)),
             reply_to=None if reply_to is None else str(reply_to),
-            expire_at=self._spool.now() + self._policy.of(method.delivery).expire_after,
+            expire_at=self._spool.now() + self._expire_after(method),
         )
+
+    def _expire_after(self, method: Method) -> int:
+        found = self._expiries.get(method.path)
+        if found is None:
+            found = self._expiries[method.path] = self._policy.of(method.delivery).expire_after
+        return found
 
 
 def _parse(method: Method, request: bytes) -> Message:

@@ -15,9 +15,11 @@ import stat
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from threading import Lock
 
 from attrs import field, frozen
 from cryptography.exceptions import InvalidTag
@@ -61,7 +63,7 @@ def key_id(key: bytes) -> str:
 def close(key: bytes, content: bytes, bound: bytes, nonce: bytes | None = None) -> bytes:
     """A box that holds `content` and opens only for who knows `bound`; the nonce is drawn unless it is given."""
     nonce = os.urandom(NONCE) if nonce is None else nonce
-    return nonce + AESGCM(_derived(key, nonce[:12])).encrypt(nonce[12:], content, bound)
+    return nonce + AESGCM(_derivation(key).key(nonce[:12])).encrypt(nonce[12:], content, bound)
 
 
 def open_(key: bytes, box: bytes, bound: bytes) -> bytes:
@@ -69,19 +71,34 @@ def open_(key: bytes, box: bytes, bound: bytes) -> bytes:
     nonce = box[:NONCE]
     try:
         if len(nonce) == NONCE:
-            return AESGCM(_derived(key, nonce[:12])).decrypt(nonce[12:], box[NONCE:], bound)
+            return AESGCM(_derivation(key).key(nonce[:12])).decrypt(nonce[12:], box[NONCE:], bound)
     except (InvalidTag, ValueError):
         pass
     raise Broken("it was changed, or belongs elsewhere")
 
 
-def _derived(key: bytes, half: bytes) -> bytes:
-    # NIST SP 800-108 in counter mode with CMAC, of which one block each is needed; the names are those of C2SP.
-    encryptor = Cipher(algorithms.AES(key), modes.ECB()).encryptor()  # noqa: S305 - whole blocks of CMAC, no message
-    left = int.from_bytes(encryptor.update(bytes(16)), "big")
-    k1 = (left << 1 & _ONES) ^ (0x87 if left >> 127 else 0)
-    blocks = (int.from_bytes(bytes((0, number)) + b"X\0" + half, "big") ^ k1 for number in (1, 2))
-    return encryptor.update(b"".join(block.to_bytes(16, "big") for block in blocks))
+class _Derivation:
+    """Derives the keys of boxes from one key: NIST SP 800-108 in counter mode with CMAC, of which one block each is needed;
+    the names are those of C2SP. What is the same for all boxes is worked out once."""
+
+    def __init__(self, key: bytes) -> None:
+        self._encryptor = Cipher(algorithms.AES(key), modes.ECB()).encryptor()  # noqa: S305 - whole blocks of CMAC
+        left = int.from_bytes(self._encryptor.update(bytes(16)), "big")
+        k1 = (left << 1 & _ONES) ^ (0x87 if left >> 127 else 0)
+        self._first, self._second = (
+            int.from_bytes(bytes((0, number)) + b"X\0" + bytes(12), "big") ^ k1 for number in (1, 2)
+        )
+        # Boxes are closed and opened in several threads.
+        self._lock = Lock()
+
+    def key(self, half: bytes) -> bytes:
+        number = int.from_bytes(half, "big")
+        blocks = (self._first ^ number) << 128 | (self._second ^ number)
+        with self._lock:
+            return self._encryptor.update(blocks.to_bytes(32, "big"))
+
+
+_derivation = lru_cache(64)(_Derivation)
 
 
 def sealing(seals: Mapping[str, Seal], now: int) -> Seal:
