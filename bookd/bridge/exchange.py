@@ -189,15 +189,17 @@ class _Line:
                 raise Unimplemented(f"{path} is not served here")
             if self._closing.is_set():
                 raise stopped()
-            if sum(len(entry.key) + len(entry.value) for entry in call.metadata) > METADATA:
-                raise ResourceExhausted(f"the metadata is larger than {METADATA:,} bytes")
             invocation: dict[str, str | bytes] = {}
+            size = 0
             for entry in call.metadata:
                 key, value = entry.key, entry.value
+                size += len(key) + len(value)
+                if size > METADATA:
+                    raise ResourceExhausted(f"the metadata is larger than {METADATA:,} bytes")
                 invocation.setdefault(key, value if key.endswith("-bin") else value.decode("ascii", "replace"))
             context = self._server.context(path, self._peer, invocation, _Timing(call.timeout_ms))
             outcome = method.run(method.deserialize(call.request), context)
-            if isawaitable(outcome) and not isinstance(outcome, Deferred):
+            if not isinstance(outcome, Deferred) and isawaitable(outcome):
                 outcome = Deferred.fromCoroutine(_awaited(outcome))
         except Exception as error:
             # Names that nobody serves are not counted by name: a client may make up any number.

@@ -4,7 +4,7 @@ All writes pass here, so that whoever waits for something hears of it once it is
 waiters of finished ones. Memory holds what is under way (deliveries, writes, waiting clients), never what is queued.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
@@ -66,7 +66,7 @@ class Spool:
         self._counted: int | None = None
         self._more = 0
         self._pending = 0
-        self._keeping: Counter[Lane] = Counter()
+        self._keeping: defaultdict[Lane, int] = defaultdict(int)
         self._gathering: Gathering | None = None
         self._waiters: dict[str, list[Deferred[None]]] = {}
         self._is_leaving = False
