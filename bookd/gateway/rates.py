@@ -9,8 +9,7 @@ stands: `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers
     open        writes that need no token (log-ins, registrations), by where they come from: each may cost a password
                 hash, and nobody needs many
 
-Who has no token left for the latter two is told so a moment later. A client that asks again as soon as it is answered, and
-there are hundreds of them in a flood of log-ins, would have the gateway do nothing but refuse.
+Who has no token left for the latter two is told so a moment later (`bookd.gateway.refusals`).
 
 Buckets are kept for the clients seen last, up to a bound: one that is forgotten is as good as full. So memory is bounded,
 whoever asks.
@@ -30,9 +29,6 @@ from bookd.gateway import problem
 from bookd.gateway.origin import Proxies, client_key
 from bookd.gateway.request import Request
 from bookd.wire.policy.v1 import policy_pb2
-
-# Seconds until a refusal is told: about so many, as those who were refused together would come again together.
-REFUSED_AFTER = 1.0
 
 
 @frozen

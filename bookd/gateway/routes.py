@@ -6,13 +6,11 @@ and a slash between segments are the same. They are asked without Klein, whose o
 """
 
 from collections.abc import Callable, Iterable
-from random import uniform
 from typing import Any
 
 from google.protobuf.message import Message
 from klein import Klein, Response
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -34,7 +32,8 @@ from bookd.gateway import answers, headers, operations, problem, streams
 from bookd.gateway.cache import Cache, Kept
 from bookd.gateway.calls import Calls
 from bookd.gateway.intake import READS, Asked, Intake
-from bookd.gateway.rates import REFUSED_AFTER, Rates
+from bookd.gateway.rates import Rates
+from bookd.gateway.refusals import Refusals
 from bookd.gateway.request import VERBS, Request
 from bookd.gateway.streams import Streams
 from bookd.wire.policy.v1 import policy_pb2
@@ -81,6 +80,7 @@ class Gateway:
         encode: Callable[[Message], bytes],
         openapi: bytes,
         cache: Cache,
+        refusals: Refusals,
         *,
         max_wait: float,
         seconds: Callable[[], float],
@@ -93,6 +93,7 @@ class Gateway:
         self._encode = encode
         self._openapi = openapi
         self._cache = cache
+        self._refusals = refusals
         self._max_wait = max_wait
         self._seconds = seconds
 
@@ -151,7 +152,7 @@ class Gateway:
         return kept.response
 
     async def _late(self, request: Request, error: ResourceExhausted) -> Response:
-        await deferLater(request.channel.site.reactor, REFUSED_AFTER * uniform(0.5, 1.5))  # noqa: S311
+        await self._refusals.hold()
         return self._failed(request, Failure(error))
 
     async def _answered(self, request: Request) -> Response | None:

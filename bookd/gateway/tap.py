@@ -40,6 +40,7 @@ from bookd.gateway.keys import KeyFile, Keys
 from bookd.gateway.listener import Listener, ServerTLS
 from bookd.gateway.origin import Proxies
 from bookd.gateway.rates import Buckets, Quota, Rates
+from bookd.gateway.refusals import Refusals
 from bookd.gateway.remote import Address
 from bookd.gateway.revocations import Revocations
 from bookd.gateway.routes import Gateway, route_table
@@ -194,6 +195,7 @@ def makeService(options: daemon.Options) -> IService:
         lambda message: encode(message, contract.pool),
         document,
         cache,
+        Refusals(clock),
         max_wait=table.max_deadline,
         seconds=clock.seconds,
     )

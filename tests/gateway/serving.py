@@ -37,6 +37,7 @@ from bookd.gateway.keys import KeyFile
 from bookd.gateway.listener import Listener, ServerTLS
 from bookd.gateway.origin import Proxies
 from bookd.gateway.rates import Buckets, Quota, Rates
+from bookd.gateway.refusals import Refusals
 from bookd.gateway.routes import Gateway, route_table
 from bookd.gateway.site import Bounds, Site
 from bookd.gateway.streams import Streams
@@ -225,6 +226,7 @@ class GatewayTestCase(TestCase):
             lambda message: encode(message, self.spoken.pool),
             json.dumps(openapi.document(self.spoken, bindings(self.spoken), title="bookd", version="1")).encode(),
             self.cache,
+            Refusals(reactor),
             max_wait=60.0,
             seconds=reactor.seconds,
         )

@@ -8,7 +8,7 @@ from twisted.internet import reactor
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from bookd.gateway import routes
+from bookd.gateway import refusals
 from bookd.gateway.rates import Buckets, Quota
 from tests.gateway.kites import SERVICE
 from tests.gateway.serving import Answer, GatewayTestCase, bearer
@@ -130,7 +130,7 @@ class ServedTests(GatewayTestCase):
         leaves meanwhile is forgotten."""
         for _ in range(2):
             await self.tug()
-        self.patch(routes, "REFUSED_AFTER", 0.5)
+        self.patch(refusals, "FIRST", 0.5)
         began = reactor.seconds()  # type: ignore[attr-defined]
         flood = [self.raw(TUG + b"Content-Length: 2\r\n\r\n{}") for _ in range(20)]
         clients = [await each for each in flood]
