@@ -270,8 +270,16 @@ class Rest:
         self._renewal = Deferred()
         try:
             await self._replace(stale)
-        finally:
-            done, self._renewal = self._renewal, None
+        except GeneratorExit:
+            raise  # nobody holds this client any more, nor those who wait: to wake one that was collected before is an error
+        except BaseException:
+            self._renewed()
+            raise
+        self._renewed()
+
+    def _renewed(self) -> None:
+        done, self._renewal = self._renewal, None
+        if done is not None:
             done.callback(None)
 
     async def _replace(self, stale: Tokens | None) -> None:

@@ -1,12 +1,13 @@
 """The REST client against a suite over TLS: tokens, retries, and what it says when there is no answer."""
 
+import gc
 from datetime import UTC, datetime
 from typing import Any
 
 from twisted.internet import reactor
-from twisted.internet.defer import CancelledError, ensureDeferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, gatherResults
 from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock, deferLater
 
 from bookd.command import rest as module
 from bookd.command.answer import Call, Refusal, Unreachable
@@ -97,6 +98,23 @@ class PatienceTests(SuiteCase):
         await self.assertFailure(calling, CancelledError)
         await deferLater(reactor, 0.05)  # type: ignore[arg-type]
         self.assertEqual(len(self.asked), 1)
+
+    async def test_clients_that_are_forgotten(self) -> None:
+        """Calls that wait for one renewal and that nobody holds any more are collected in any order, and wake nobody."""
+
+        class Silent:
+            def request(self, *arguments: Any, **options: Any) -> Deferred[Any]:
+                return Deferred()
+
+        rest: Any = self.rest("https://localhost:1", credentials=CREDENTIALS)
+        rest._http, rest._clock = Silent(), Clock()
+        calls = [rest.call(READ) for _ in range(3)]
+        waiting = [Deferred.fromCoroutine(each) for each in calls]
+        for each in reversed(calls):  # as the garbage collector does, in an order of its own
+            each.close()
+        self.assertEqual([each.called for each in waiting], [False] * 3)
+        gc.collect()
+        self.assertEqual(self.flushLoggedErrors(), [])
 
     async def test_connection_that_breaks_each_time(self) -> None:
         """A suite that hangs up again and again is unreachable."""
