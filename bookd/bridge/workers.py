@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Callable
-from functools import partial
 from threading import Thread
 from typing import Any, ParamSpec, TypeVar
 
@@ -26,7 +25,9 @@ class Workers(Service):
     and none that would wait for more than about `patience` seconds, as long as work has taken of late (None: however
     long). Threads exist between startService and stopService.
 
-    `niceness` is how much threads stand back for others where the system lets a thread have one of its own (Linux).
+    `niceness` is how much threads stand back for others where the system lets a thread have one of its own (Linux). With
+    `spare` all but the first run only on processors that nobody else wants: much work costs others little, and yet some of
+    it goes on whatever else the host does.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Workers(Service):
         waiting: int | None = None,
         patience: float | None = None,
         niceness: int = 0,
+        spare: bool = False,
     ) -> None:
         self._reactor = reactor
         self._size = size
@@ -45,6 +47,8 @@ class Workers(Service):
         self._most = None if waiting is None else size + waiting
         self._patience = patience
         self._niceness = niceness
+        self._spare = spare
+        self._threads = 0
         self._under_way = 0
         self._usual = 0.0  # seconds that a piece of work has taken of late
         self._pool: ThreadPool | None = None
@@ -52,10 +56,16 @@ class Workers(Service):
     def startService(self) -> None:
         """Start the threads."""
         super().startService()
+        self._threads = 0
         self._pool = ThreadPool(0, self._size, self._name)
         # A daemon that fails in the middle of its start ends, though a thread is at work; stopService waits for them.
-        self._pool.threadFactory = partial(_Thread, daemon=True, niceness=self._niceness)  # type: ignore[assignment]
+        self._pool.threadFactory = self._thread  # type: ignore[assignment]
         self._pool.start()
+
+    def _thread(self, *args: Any, **kwargs: Any) -> Thread:
+        self._threads += 1
+        idle = self._spare and self._threads > 1
+        return _Thread(*args, **kwargs, daemon=True, niceness=self._niceness, idle=idle)
 
     def stopService(self) -> Deferred[None]:
         """Refuse further work; fires when all that was accepted is done and the threads are gone."""
@@ -110,12 +120,16 @@ class Workers(Service):
 
 
 class _Thread(Thread):
-    def __init__(self, *args: Any, niceness: int, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, niceness: int, idle: bool, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._niceness = niceness
+        self._idle = idle
 
     def run(self) -> None:
         """Stand back, then work."""
-        if self._niceness and sys.platform == "linux":
-            os.setpriority(os.PRIO_PROCESS, self.native_id or 0, self._niceness)
+        if sys.platform == "linux":
+            if self._niceness:
+                os.setpriority(os.PRIO_PROCESS, self.native_id or 0, self._niceness)
+            if self._idle:
+                os.sched_setscheduler(self.native_id or 0, os.SCHED_IDLE, os.sched_param(0))
         super().run()

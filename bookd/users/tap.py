@@ -78,7 +78,13 @@ def makeService(options: daemon.Options) -> IService:
     desk = Desk(running, engine)
     vitals.ready = daemon.working(server, desk)
     workers = Workers(
-        running, table.hashers, "users-hasher", waiting=table.hashes_waiting, patience=PATIENCE, niceness=NICENESS
+        running,
+        table.hashers,
+        "users-hasher",
+        waiting=table.hashes_waiting,
+        patience=PATIENCE,
+        niceness=NICENESS,
+        spare=True,
     )
     audit = AuditLog(home / table.audit, "users", now)
     settings = Settings(

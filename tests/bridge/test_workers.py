@@ -2,10 +2,10 @@
 
 import os
 import sys
-from threading import Event
+from threading import Barrier, Event
 
 from twisted.internet import reactor
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.trial.unittest import TestCase
 
 from bookd.bridge.workers import Workers
@@ -80,6 +80,26 @@ class WorkersTests(TestCase):
         usual = os.getpriority(os.PRIO_PROCESS, 0)
         self.assertEqual(await self.workers.run(os.getpriority, os.PRIO_PROCESS, 0), max(usual, 5))
         self.assertEqual(os.getpriority(os.PRIO_PROCESS, 0), usual)
+
+    async def test_spare(self) -> None:
+        """All threads but the first have what nobody else wants, where that is asked for."""
+        if sys.platform != "linux":
+            return
+        usual = os.sched_getscheduler(0)
+        for spare, most in ((False, 0), (True, 2)):
+            workers = Workers(reactor, 3, "spare-worker", spare=spare)
+            workers.startService()
+            meeting = Barrier(3, timeout=10)
+
+            def look(meeting: Barrier = meeting) -> int:
+                meeting.wait()  # so that each is in a thread of its own
+                return os.sched_getscheduler(0)
+
+            found = await gatherResults([workers.run(look) for _ in range(3)])
+            if usual != os.SCHED_IDLE:  # which the whole run may have been given
+                self.assertEqual((found.count(os.SCHED_IDLE), found.count(usual)), (most, 3 - most))
+            await workers.stopService()
+        self.assertEqual(os.sched_getscheduler(0), usual)
 
     async def test_stopped(self) -> None:
         """Stopped workers take nothing, and finish what they have."""
