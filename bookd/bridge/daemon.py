@@ -12,7 +12,7 @@ from bookd import config
 from bookd.bridge import tls
 from bookd.bridge.channel import Channel
 from bookd.bridge.desk import Desk
-from bookd.bridge.garbage import Garbage
+from bookd.bridge.interpreter import Interpreter
 from bookd.bridge.metrics import Metrics
 from bookd.bridge.modes import Exposed, require_private
 from bookd.bridge.server import ListenError, Server
@@ -47,7 +47,7 @@ class Daemon(Stack):
 def daemon(name: str, *children: Any) -> Daemon:
     """The daemon `name` ("bookd-orders") made of services, the one that the others stand on first."""
     made = Daemon(name)
-    for child in (*children, Garbage()):
+    for child in (*children, Interpreter()):
         IService(child).setServiceParent(made)
     return made
 
