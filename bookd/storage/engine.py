@@ -45,6 +45,8 @@ _PRAGMAS = (
     # saves a sixth of a look-up in a million books, and then it all counts as the daemon's memory.
     "PRAGMA cache_size = -4096",
     "PRAGMA temp_store = MEMORY",
+    # Pages of the log until what is in it goes to where it belongs: pages that are changed again and again go there once.
+    "PRAGMA wal_autocheckpoint = 4000",
     "PRAGMA journal_size_limit = 67108864",  # the log shrinks to this after a burst
 )
 
