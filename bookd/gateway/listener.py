@@ -18,7 +18,7 @@ from twisted.internet import tcp
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
-from twisted.internet.ssl import Certificate, CertificateOptions, KeyPair, TLSVersion
+from twisted.internet.ssl import AcceptableCiphers, Certificate, CertificateOptions, KeyPair, TLSVersion
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from zope.interface import implementer
 
@@ -28,6 +28,8 @@ from bookd.config import Identity
 from bookd.gateway.site import Site
 
 _GLANCE = 1.0
+# Of TLS 1.2: forward secrecy and AEAD, nothing else (RFC 9325, section 4.2). All of TLS 1.3's are so.
+_CIPHERS = AcceptableCiphers.fromOpenSSLCipherString("ECDHE+AESGCM:ECDHE+CHACHA20")
 _PEM_BEGIN = b"-----BEGIN CERTIFICATE-----"
 
 
@@ -73,6 +75,7 @@ class ServerTLS:
                 certificate=leaf.original,
                 extraCertChain=[issuer.original for issuer in issuers],
                 raiseMinimumTo=TLSVersion.TLSv1_2,
+                acceptableCiphers=_CIPHERS,
             )
             options.getContext()  # a key that TLS cannot use shows here
         except (SSL.Error, crypto.Error, ValueError, TypeError) as error:

@@ -49,6 +49,33 @@ class TLSTests(GatewayTestCase):
                 self.handshake, minimum_version=ssl.TLSVersion.TLSv1_1, maximum_version=ssl.TLSVersion.TLSv1_1
             )
 
+    async def test_ciphers(self) -> None:
+        """Of TLS 1.2 the suites with AEAD and forward secrecy, and no others."""
+
+        def agreed(cipher: str) -> str:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.load_verify_locations(cadata=self.authority.certificate_pem.decode())
+            context.maximum_version = ssl.TLSVersion.TLSv1_2
+            context.set_ciphers(cipher + ":@SECLEVEL=0")
+            with (
+                socket.create_connection(("127.0.0.1", self.listener.port), timeout=5) as plain,
+                context.wrap_socket(plain, server_hostname="localhost") as client,
+            ):
+                found = client.cipher()
+                assert found is not None
+                return found[0]
+
+        for good in ("ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-ECDSA-CHACHA20-POLY1305"):
+            self.assertEqual(await deferToThread(agreed, good), good)
+        for old in (
+            "ECDHE-ECDSA-AES128-SHA256",
+            "ECDHE-ECDSA-AES256-SHA384",
+            "ECDHE-ECDSA-AES128-SHA",
+            "ECDHE-ECDSA-AES128-CCM",
+        ):
+            with self.assertRaises(OSError):
+                await deferToThread(agreed, old)
+
     async def test_renewal(self) -> None:
         """A renewed certificate is shown to new connections without a restart."""
         _, before, _ = await deferToThread(self.handshake)
