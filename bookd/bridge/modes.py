@@ -27,20 +27,49 @@ def require_private(config: Path, table: Any) -> None:
     for key in _keys(table):
         _require(home / key, READ)
         _require((home / key).parent, WRITE)
+    for name in _believed(table):
+        _require(home / name, WRITE)
+        _require((home / name).parent, WRITE)
+    for folder in (getattr(table, "keys", None), getattr(table, "sealing_keys", None)):
+        if folder is not None:
+            _require(home / folder, WRITE)
     if database and "://" not in database:
         for ending in ("", "-wal", "-shm"):
             _require(home / (database + ending), READ)
         _require((home / database).parent, WRITE)
 
 
-def _keys(table: Any) -> Iterator[str]:
+def _identities(table: Any) -> Iterator[Any]:
     for identity in (
         getattr(table, "identity", None),
         getattr(table, "https", None),
         getattr(getattr(table, "grpc", None), "identity", None),
     ):
         if identity is not None:
-            yield identity.private_key
+            yield identity
+
+
+def _keys(table: Any) -> Iterator[str]:
+    for identity in _identities(table):
+        yield identity.private_key
+    # The first administrator's password.
+    admin = getattr(table, "admin", None)
+    if admin is not None:
+        yield admin
+
+
+def _believed(table: Any) -> Iterator[str]:
+    """Files that say whom the daemon believes: authorities, and the keys of those who make tokens."""
+    for identity in _identities(table):
+        yield identity.ca
+    jwks = getattr(table, "jwks", None)
+    if jwks is not None:
+        yield jwks
+    for issuer in getattr(table, "issuers", ()):
+        if issuer.ca is not None:
+            yield issuer.ca
+        if not issuer.jwks.startswith("https://"):
+            yield issuer.jwks
 
 
 def _require(path: Path, forbidden: int) -> None:

@@ -65,6 +65,50 @@ class ModesTests(SynchronousTestCase):
             path.chmod(before)
         self.check()
 
+    def test_whom_it_believes(self) -> None:
+        """Nobody else may change the authority, or the keys of those who make tokens; others may read them."""
+        text = """
+[gateway]
+mom = { name = "mom", addresses = ["localhost:1"] }
+identity = { certificate = "pki/gateway.pem", private_key = "pki/gateway.key" }
+[[gateway.issuers]]
+name = "partner"
+issuer = "https://login.example"
+audience = "shop"
+jwks = "partner/jwks.json"
+"""
+        table = config.parse(text).gateway
+        for folder in ("keys", "partner"):
+            (self.home / folder).mkdir(mode=0o755)
+        for name in ("pki/ca.pem", "keys/jwks.json", "partner/jwks.json"):
+            (self.home / name).touch(mode=0o644)
+        require_private(self.config, table)
+        for name in ("pki/ca.pem", "keys/jwks.json", "keys", "partner/jwks.json", "partner"):
+            path = self.home / name
+            before = path.stat().st_mode & 0o7777
+            path.chmod(before | 0o020)
+            self.assertIn(str(path), str(self.assertRaises(Exposed, require_private, self.config, table)), name)
+            path.chmod(before)
+        require_private(self.config, table)
+
+    def test_keys_in_folders(self) -> None:
+        """Nobody else may put a key among those that sign or seal, or read the first administrator's password."""
+        grpc = TEXT.partition("[orders.grpc]")[2]
+        users = config.parse(
+            "[users]\n" + TEXT[TEXT.index("mom =") : TEXT.index("[orders.grpc]")] + "[users.grpc]" + grpc
+        ).users
+        mom = config.parse('[mom]\nsealing_keys = "seals"\ndestinations = []\n[mom.grpc]' + grpc).mom
+        for folder in ("keys", "seals", "secrets"):
+            (self.home / folder).mkdir(mode=0o700)
+        (self.home / "secrets" / "admin.json").touch(mode=0o600)
+        for table, name, mode in ((users, "keys", 0o720), (users, "secrets/admin.json", 0o644), (mom, "seals", 0o702)):
+            require_private(self.config, table)
+            path = self.home / name
+            before = path.stat().st_mode & 0o7777
+            path.chmod(mode)
+            self.assertIn(str(path), str(self.assertRaises(Exposed, require_private, self.config, table)), name)
+            path.chmod(before)
+
     def test_configuration(self) -> None:
         """The configuration may be read by others while no password is in it."""
         self.config.chmod(0o644)

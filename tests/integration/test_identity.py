@@ -157,9 +157,9 @@ class KeysAndCertificatesTests(SuiteTestCase):
             self.assertEqual((await self.order(who, book_id)).status, 201)
             await self.done("GET", f"/v1/books/{book_id}")
             told = [self.log_of(name).count("is shown the renewed certificate") for name in ORDER]
-            return bool(sum(told) == 7 and await deferToThread(self.serial) != before)
+            return bool(sum(told) == 8 and await deferToThread(self.serial) != before)
 
-        await self.until(shown)  # each of four calls the MOM, which calls three
+        await self.until(shown)  # each of four calls the MOM, the gateway over two connections; the MOM calls three
         await self.done("GET", f"/v1/books/{book_id}")
         for name in ("mom", "users", "gateway"):
             await self.take(name, "stop")
