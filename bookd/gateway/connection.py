@@ -15,7 +15,8 @@ Where two readers could understand a request differently (RFC 9112, section 11.2
 coding other than one `chunked`, a coding in HTTP/1.0, folded lines, spaces before a colon, line ends without both
 characters.
 
-A plain request that comes in one piece while the connection rests is read at once (`bookd.gateway.head`).
+A plain request that comes in one piece while the connection rests is read at once (`bookd.gateway.head`). When it is only its
+body that comes in pieces, the body goes the long way, from where the head has ended.
 """
 
 import re
@@ -53,7 +54,7 @@ class Connection(HTTPChannel):
     _dropped = 0
     _closing = False
     _lingering: Any = None
-    _longest_plain = 0
+    _longest_plain = _largest_plain = 0
     _peer: Any = None
     _here: Any = None
     _untaken: Request | None = None
@@ -71,6 +72,7 @@ class Connection(HTTPChannel):
         self.maxHeaders = bounds.max_header_count
         # A plain request of so many bytes is within all limits on the parts of a head.
         self._longest_plain = min(bounds.max_url, bounds.max_headers)
+        self._largest_plain = bounds.max_body
         self.host = self.getPeer().host
         self.site.came(self)
 
@@ -86,7 +88,9 @@ class Connection(HTTPChannel):
     def dataReceived(self, data: bytes) -> None:
         """Take bytes; after a refusal, count and drop them."""
         if not self._refused:
-            found = head.plain(data, self._longest_plain, self.maxHeaders) if self._rests() else None
+            found = (
+                head.plain(data, self._longest_plain, self.maxHeaders, self._largest_plain) if self._rests() else None
+            )
             if found is not None:
                 self._take(found)
                 return
@@ -124,10 +128,21 @@ class Connection(HTTPChannel):
         )
 
     def _take(self, found: head.Head) -> None:
-        """Answer a request that has come whole and has no body. What is left out here has nothing to do for it."""
-        self.requests.append(Request.plain(self, found.fields))
+        """Answer a request that has come whole, or wait for the rest of its body. What is left out here has nothing to do
+        for it."""
+        request = Request.plain(self, found.fields, found.body)
+        self.requests.append(request)
         self._command, self._path, self._version = found.verb, found.uri, b"HTTP/1.1"
-        super().allContentReceived()
+        if not found.missing:
+            super().allContentReceived()
+            return
+        self.resetTimeout()
+        self._maybeChooseTransferDecoder(b"Content-Length", b"%d" % found.length)
+        request.gotLength(found.length)
+        self.setRawMode()
+        if found.body:
+            self.rawDataReceived(found.body)
+        self._begun()
 
     def lineReceived(self, line: bytes) -> None:
         """Take a line of the request's head."""

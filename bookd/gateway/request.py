@@ -62,6 +62,8 @@ class Request(server.Request):
     # The values of its headers by their names in small letters, once somebody wants one.
     _fields: Mapping[str, list[str]] | None = None
     _given: Headers | None = None
+    # The body of a request that was read at once.
+    _body = b""
     # The answer to come, of a request that a route of the contract answers.
     _serving: Deferred[None] | None = None
 
@@ -70,10 +72,10 @@ class Request(server.Request):
         self.vary: set[str] = set()
 
     @classmethod
-    def plain(cls, channel: Any, fields: Mapping[str, list[str]]) -> "Request":
-        """A request whose head was read at once, and that has no body."""
+    def plain(cls, channel: Any, fields: Mapping[str, list[str]], body: bytes = b"") -> "Request":
+        """A request whose head was read at once, and its body too if that has come with it."""
         request = cls(channel)
-        request._fields, request._given = fields, None
+        request._fields, request._given, request._body = fields, None, body
         return request
 
     def _get_headers(self) -> Headers:
@@ -181,7 +183,7 @@ class Request(server.Request):
     def body(self) -> bytes:
         """The whole body."""
         if self.content is None:
-            return b""
+            return self._body
         body: bytes = self.content.read()
         return body
 
