@@ -13,6 +13,7 @@ from binascii import a2b_base64
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Final
 
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
@@ -194,11 +195,19 @@ def write_timestamp(message: Any) -> str:
     seconds, nanos = message.seconds, message.nanos
     if not (_FIRST_SECOND <= seconds <= _LAST_SECOND and 0 <= nanos < 10**9):
         raise ValueError(f"{seconds} s and {nanos} ns are no Timestamp")
-    text = (_NAIVE_EPOCH + timedelta(0, seconds)).isoformat()
     if not nanos:
-        return text + "Z"
-    digits = f"{nanos:09}"
-    return f"{text}.{digits[:3] if digits.endswith('000000') else digits[:6] if digits.endswith('000') else digits}Z"
+        return _second(seconds) + "Z"
+    if not nanos % 1_000_000:
+        return f"{_second(seconds)}.{nanos // 1_000_000:03}Z"
+    if not nanos % 1000:
+        return f"{_second(seconds)}.{nanos // 1000:06}Z"
+    return f"{_second(seconds)}.{nanos:09}Z"
+
+
+@lru_cache(maxsize=1024)
+def _second(seconds: int) -> str:
+    """A whole second. Most of what is written happened just now, or comes twice in one message."""
+    return (_NAIVE_EPOCH + timedelta(0, seconds)).isoformat()
 
 
 def fill_duration(message: Any, value: object) -> None:
