@@ -18,7 +18,7 @@ def authorize(method: Method, principal: policy_pb2.Principal | None, request: M
         return
     if principal is None or not principal.subject:
         raise Unauthenticated(f"{method.name} needs an access token", reason="TOKEN_MISSING")
-    if access.owned_resource or set(access.roles) & set(principal.roles):
+    if access.owned_resource or (access.roles and set(access.roles) & set(principal.roles)):
         return
     if access.owner_field:
         if value_at(request, access.owner_field) == principal.subject:

@@ -34,6 +34,9 @@ class Preferences:
     wait: int | None = None
 
 
+_NONE = Preferences()
+
+
 def request_id(given: str | None, new_id: Callable[[], str]) -> str:
     """The request's id: the client's when it is well formed, else a new one."""
     return given if given is not None and _REQUEST_ID.fullmatch(given) else new_id()
@@ -81,6 +84,8 @@ def idempotency_key(values: Sequence[str]) -> str | None:
 
 def preferences(values: Sequence[str]) -> Preferences:
     """What `Prefer` asks for; of a preference that stands twice the first counts."""
+    if not values:
+        return _NONE
     found: dict[str, str] = {}
     for part in ",".join(values).split(","):
         match = _PREFERENCE.match(part.strip())
@@ -113,7 +118,7 @@ def is_json(content_type: str | None, encoding: str | None) -> bool:
     """Whether a body that is declared so can be read as JSON: application/json in UTF-8, or nothing declared."""
     if encoding is not None and encoding.strip().lower() not in ("", "identity"):
         return False
-    if content_type is None:
+    if content_type is None or content_type == "application/json":
         return True
     kind, *parameters = (part.strip().lower() for part in content_type.split(";"))
     charsets = [part[len("charset=") :].strip('"') for part in parameters if part.startswith("charset=")]
