@@ -15,8 +15,8 @@ Where two readers could understand a request differently (RFC 9112, section 11.2
 coding other than one `chunked`, a coding in HTTP/1.0, folded lines, spaces before a colon, line ends without both
 characters.
 
-A plain request that comes in one piece while the connection rests is read at once (`bookd.gateway.head`). When it is only its
-body that comes in pieces, the body goes the long way, from where the head has ended.
+A plain request that comes in one piece while the connection rests is read at once (`bookd.gateway.head`). Its body
+may come in a second piece; in more of them, it goes the long way from where the head has ended.
 """
 
 import re
@@ -58,6 +58,8 @@ class Connection(HTTPChannel):
     _peer: Any = None
     _here: Any = None
     _untaken: Request | None = None
+    # A request of which nothing but the rest of the body is missing, and nothing of that has come.
+    _begins: head.Head | None = None
     _hurry: Any = None
     _idle: Any = None
     _until = 0.0
@@ -87,20 +89,22 @@ class Connection(HTTPChannel):
 
     def dataReceived(self, data: bytes) -> None:
         """Take bytes; after a refusal, count and drop them."""
-        if not self._refused:
-            found = (
-                head.plain(data, self._longest_plain, self.maxHeaders, self._largest_plain) if self._rests() else None
-            )
+        if self._refused:
+            self._dropped += len(data)
+            if self._dropped > _LINGER_BYTES:
+                self.transport.abortConnection()
+            return
+        if self._begins is not None:
+            if self._completes(self._begins, data):
+                return
+        elif self._rests():
+            found = head.plain(data, self._longest_plain, self.maxHeaders, self._largest_plain)
             if found is not None:
                 self._take(found)
                 return
-            super().dataReceived(data)
-            if self._hurry is None and not self._handlingRequest and not self._refused:
-                self._begun()
-            return
-        self._dropped += len(data)
-        if self._dropped > _LINGER_BYTES:
-            self.transport.abortConnection()
+        super().dataReceived(data)
+        if self._hurry is None and not self._handlingRequest and not self._refused:
+            self._begun()
 
     def getPeer(self) -> Any:
         """The client's address, which each request asks for."""
@@ -130,19 +134,29 @@ class Connection(HTTPChannel):
     def _take(self, found: head.Head) -> None:
         """Answer a request that has come whole, or wait for the rest of its body. What is left out here has nothing to do
         for it."""
-        request = Request.plain(self, found.fields, found.body)
-        self.requests.append(request)
+        self.requests.append(Request.plain(self, found.fields, found.body))
         self._command, self._path, self._version = found.verb, found.uri, b"HTTP/1.1"
         if not found.missing:
             super().allContentReceived()
             return
         self.resetTimeout()
+        self._begins = found
+        self._hurry = self.callLater(self.site.bounds.body_timeout, self._too_slow)
+
+    def _completes(self, found: head.Head, data: bytes) -> bool:
+        """Take what comes next after a head that was read at once. Most clients send the body in one piece of its own, and
+        that is all; answers whether it is so. If not, the body goes the long way."""
+        self._begins, request = None, self.requests[-1]
+        if len(data) == found.missing:
+            request.whole(found.body + data)
+            self.allContentReceived()
+            return True
         self._maybeChooseTransferDecoder(b"Content-Length", b"%d" % found.length)
         request.gotLength(found.length)
         self.setRawMode()
         if found.body:
             self.rawDataReceived(found.body)
-        self._begun()
+        return False
 
     def lineReceived(self, line: bytes) -> None:
         """Take a line of the request's head."""

@@ -78,6 +78,10 @@ class Request(server.Request):
         request._fields, request._given, request._body = fields, None, body
         return request
 
+    def whole(self, body: bytes) -> None:
+        """Take the whole body, of a request whose head was read at once."""
+        self._body = body
+
     def _get_headers(self) -> Headers:
         if self._given is None:
             self._given = Headers()
