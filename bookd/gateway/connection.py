@@ -27,6 +27,7 @@ from twisted.web.http import HTTPChannel
 
 from bookd.errors import BookdError, DeadlineExceeded, InvalidArgument, ResourceExhausted
 from bookd.gateway import head, problem
+from bookd.gateway.idle import Idle
 from bookd.gateway.request import Request, too_large
 
 # How long, and how much, a refused client may go on sending.
@@ -39,7 +40,7 @@ _LONGEST_LENGTH = 18
 _NOT_ASCII = re.compile(rb"[\x80-\xff]")
 
 
-class Connection(HTTPChannel):
+class Connection(Idle, HTTPChannel):
     """One connection of a client."""
 
     site: Any
@@ -61,8 +62,6 @@ class Connection(HTTPChannel):
     # A request of which nothing but the rest of the body is missing, and nothing of that has come.
     _begins: head.Head | None = None
     _hurry: Any = None
-    _idle: Any = None
-    _until = 0.0
 
     def connectionMade(self) -> None:
         """Begin; the site counts its connections so that it can drain them."""
@@ -274,36 +273,6 @@ class Connection(HTTPChannel):
             self._too_slow()
         else:
             super().timeoutConnection()
-
-    def setTimeout(self, period: Any) -> Any:
-        """Close the connection when nothing has come for `period` seconds; None: never. Answers what was set before.
-
-        Each request sets it twice, and moves it. So it is one timer that looks, when its time has come, whether it still has.
-        """
-        before, self.timeOut = self.timeOut, period
-        if period is not None:
-            self._until = until = self.site.reactor.seconds() + period
-            if self._idle is None:
-                self._idle = self.callLater(period, self._idled)
-            elif self._idle.getTime() > until:
-                self._idle.reset(period)
-        return before
-
-    def resetTimeout(self) -> None:
-        """Something has come."""
-        if self.timeOut is not None:
-            self._until = self.site.reactor.seconds() + self.timeOut
-
-    def _idled(self) -> None:
-        self._idle = None
-        if self.timeOut is None:
-            return
-        left = self._until - self.site.reactor.seconds()
-        if left > 0:
-            self._idle = self.callLater(left, self._idled)
-        else:
-            self.timeOut = None
-            self.timeoutConnection()
 
     def _begun(self) -> None:
         """Time what has begun to come and is not complete. What comes in one piece, as most does, needs no timer."""
