@@ -41,7 +41,7 @@ class RefusalsTests(SynchronousTestCase):
         one = self.refuse()
         self.clock.advance(FIRST * 0.49)
         self.assertNoResult(one)
-        self.clock.advance(FIRST)
+        self.clock.advance(FIRST * 1.1)
         self.successResultOf(one)
 
     def test_flood(self) -> None:
