@@ -225,11 +225,10 @@ class DamageTests(AuditCase):
         """Make an order PENDING again, its step open; answers the ids of the order and of the step's message."""
         with self.engines["mom"].connect() as connection:
             kept = connection.exec_driver_sql("SELECT lane FROM messages WHERE method LIKE '%/ApplyOutcome'").scalars()
-            message_id = str(kept.first())
+            answered = set(kept)
         with self.engines["orders"].connect() as connection:
-            order_id = str(
-                connection.exec_driver_sql("SELECT order_id FROM steps WHERE message_id = ?", (message_id,)).scalar()
-            )
+            reserved = connection.exec_driver_sql("SELECT message_id, order_id FROM steps WHERE step = 'RESERVE'").all()
+            message_id, order_id = next((str(row[0]), str(row[1])) for row in reserved if row[0] in answered)
         self.sql(
             "orders",
             f"UPDATE orders SET status = 'PENDING', total_units = NULL WHERE order_id = '{order_id}'",
