@@ -51,6 +51,7 @@ class Request(server.Request):
     route = ""
     subject = ""
     address = ""
+    _audited = False
     # For the audit log: why it was refused, and whether it writes by the right of a role.
     reason = ""
     privileged = False
@@ -207,6 +208,7 @@ class Request(server.Request):
     def answer(self, response: Response) -> None:
         """Send a whole response: head and body in one piece, if its length is known."""
         self.setResponseCode(response.code)
+        self._audit(response.code)
         given: Any = response.headers
         empty = self.method == b"HEAD" or response.code in NO_BODY_CODES
         made = None
@@ -240,11 +242,13 @@ class Request(server.Request):
     def _bad(self) -> Response:
         return problem.response(InvalidArgument("the request line cannot be read"), self.request_id)
 
-    def record(self, status: int) -> None:
-        """Tell the logs and the counts how the request ended."""
-        site = self.site or self.channel.site
+    def _audit(self, status: int) -> None:
+        """Write down what has to be, once, and before the client hears of it."""
+        if self._audited:
+            return
+        self._audited = True
         if self.privileged or (status in _REFUSED and self.reason not in _USUAL):
-            site.audit(
+            (self.site or self.channel.site).audit(
                 f"{self.method.decode('ascii', 'replace')} {self.route or '-'}",
                 "refused" if status in _REFUSED else "done" if status < 400 else f"failed {status}",
                 subject=self.subject,
@@ -253,6 +257,11 @@ class Request(server.Request):
                 request=self.request_id,
                 reason=self.reason,
             )
+
+    def record(self, status: int) -> None:
+        """Tell the logs and the counts how the request ended."""
+        site = self.site or self.channel.site
+        self._audit(status)
         seconds = site.reactor.seconds() - self._began
         verb = self.method.decode("ascii", "replace") if self.method else "-"
         # What clients may make up is not counted by name.

@@ -2,6 +2,7 @@
 
 from bookd.contract.descriptors import Contract, load, shipped
 from bookd.errors import FailedPrecondition
+from bookd.gateway.connection import Connection
 from bookd.wire.users.v1 import users_pb2
 from tests.gateway.serving import GatewayTestCase, bearer
 
@@ -66,3 +67,18 @@ class AuditedTests(GatewayTestCase):
             ],
         )
         self.assertNotIn("s3cret word", repr(self.heard))
+
+    async def test_before_it_is_told(self) -> None:
+        """What has to be written down is, before the first byte of the answer leaves."""
+        order: list[str] = []
+        write = Connection.write
+
+        def writing(connection: Connection, data: bytes) -> None:
+            order.append("told")
+            write(connection, data)
+
+        self.patch(Connection, "write", writing)
+        self.site.audit = lambda *_, **__: order.append("written down")
+        await self.ask("PATCH", "/v1/users/u1", {"address": "x"}, bearer("boss", ["admin"]))
+        await self.ask("GET", "/v1/users", headers={"Authorization": "Bearer forged"})
+        self.assertEqual(order, ["written down", "told"] * 2)
