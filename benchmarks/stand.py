@@ -123,14 +123,18 @@ def plain(home: Home, folder: Path, body: bytes) -> Iterator[int]:
 
 @contextmanager
 def caching(home: Home, folder: Path) -> Iterator[int]:
-    """Another gateway of the suite, which gives answers of the catalogue again for a second; answers its port."""
+    """Another gateway of the suite, which gives answers of the catalogue again for a second; answers its port.
+
+    All load comes from one address, and is more than one may ask for: it is counted as ever, against a higher rate."""
     port, metrics = ports.free_ports(2)
     head, _, rest = home.config_file.read_text().partition("[gateway]\n")
     rest = re.sub(r"(?m)^port = \d+$", f"port = {port}", rest, count=1)
     rest = re.sub(r"(?m)^metrics_port = \d+$", f"metrics_port = {metrics}", rest, count=1)
     config, path = home.path / "caching.toml", folder / "caching.log"
     config.touch(0o600)
-    config.write_text(f'{head}[gateway]\ncache_fresh = 1.0\naccess = "log/caching.jsonl"\n{rest}')
+    config.write_text(
+        f'{head}[gateway]\ncache_fresh = 1.0\naddress_rate = 1000000.0\naccess = "log/caching.jsonl"\n{rest}'
+    )
     command = [
         str(Path(sys.executable).with_name("twistd")),
         "-n",
