@@ -20,7 +20,7 @@ What is promised: a message that was put is sent until it ends in one of the fir
 a crash of this process included. What is not: that it is sent once. Whoever takes it goes by its message id.
 """
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from random import random
 from typing import Any, Protocol
@@ -36,7 +36,7 @@ from bookd.contract import metadata
 from bookd.contract.status import detail, to_status
 from bookd.errors import FINAL, BookdError
 from bookd.storage import outbox
-from bookd.storage.announce import PUBLISH
+from bookd.storage.outbox import PUBLISH
 from bookd.wire.mom.v1 import message_pb2
 
 # Messages under way at a time, beside events that are published together; of these, and of their bytes, in one call.
@@ -144,20 +144,18 @@ class Relay(Service):
                 await self._rest(pause)
 
     async def _begin_what_is_due(self) -> float:
-        room = CONCURRENCY - len(self._sending) + len(self._publishing)
+        room = CONCURRENCY - len(self._sending) + len({row.message.lane for row in self._publishing})
         if not room:
             return LOOK_AGAIN  # or as soon as one of them has ended
-        without = PUBLISH if self._publishing else ""
-        rows, ready_at = await self._desk.glance(_look, self._now(), room, list(self._sending), without)
+        most = 0 if self._publishing else TOGETHER
+        events, rows, ready_at = await self._desk.glance(_look, self._now(), most, room, list(self._sending))
         if not self.running:
             return LOOK_AGAIN
-        together = _together(rows)
-        if together:
-            self._publishing = together
-            self._begin([row.message.lane for row in together], self._publish(together))
+        if events:
+            self._publishing = _together(events)
+            self._begin({row.message.lane for row in self._publishing}, self._publish(self._publishing))
         for row in rows:
-            if not _is_fresh_event(row):
-                self._begin([row.message.lane], self._send(row.message, row.attempts))
+            self._begin({row.message.lane}, self._send(row.message, row.attempts))
         return LOOK_AGAIN if ready_at is None else min(LOOK_AGAIN, max(0.0, (ready_at - self._now()) / 1e6))
 
     async def _rest(self, seconds: float) -> None:
@@ -166,7 +164,7 @@ class Relay(Service):
         await self._resting
         self._alarm = self._resting = None
 
-    def _begin(self, lanes: list[str], work: Coroutine[Deferred[Any], Any, None]) -> None:
+    def _begin(self, lanes: set[str], work: Coroutine[Deferred[Any], Any, None]) -> None:
         # Noted before it begins, as it may end before fromCoroutine returns.
         ended: Deferred[None] = Deferred()
         self._sending |= dict.fromkeys(lanes, ended)
@@ -203,8 +201,8 @@ class Relay(Service):
             await self._postpone(ids, 0, error)
         finally:
             self._publishing = []
-        for row in rows:
-            self._tell(row.message.lane)
+        for lane in dict.fromkeys(row.message.lane for row in rows):
+            self._tell(lane)
 
     async def _send(self, message: outbox.Message, attempts: int) -> None:
         outcome = message_pb2.Outcome(message_id=message.message_id, method=message.method)
@@ -254,28 +252,21 @@ class Relay(Service):
 
 
 def _look(
-    connection: Connection, now: int, room: int, busy: list[str], without: str
-) -> tuple[list[outbox.Row], int | None]:
-    """What can be sent now, and when there will be more."""
-    return outbox.due(connection, now, room, busy, without), outbox.next_ready(connection, now)
+    connection: Connection, now: int, most: int, room: int, busy: list[str]
+) -> tuple[list[outbox.Row], list[outbox.Row], int | None]:
+    """Events that can be published together, what else can be sent now, and when there will be more of that."""
+    events = outbox.fresh_events(connection, most, busy) if most else []
+    return events, outbox.due(connection, now, room, busy), outbox.next_ready(connection, now)
 
 
-def _together(rows: Iterable[outbox.Row]) -> list[outbox.Row]:
-    """The events that go in the next call."""
-    together: list[outbox.Row] = []
+def _together(events: list[outbox.Row]) -> list[outbox.Row]:
+    """Those that one call takes."""
     size = 0
-    for row in rows:
-        if _is_fresh_event(row):
-            size += len(row.message.request)
-            if together and (len(together) == TOGETHER or size > TOGETHER_BYTES):
-                break
-            together.append(row)
-    return together
-
-
-def _is_fresh_event(row: outbox.Row) -> bool:
-    """Whether it may be published with others: one that has failed goes by itself."""
-    return row.message.method == PUBLISH and not row.attempts
+    for number, row in enumerate(events):
+        size += len(row.message.request)
+        if number and size > TOGETHER_BYTES:
+            return events[:number]
+    return events
 
 
 def nothing_follows(connection: Connection, message: outbox.Message, outcome: message_pb2.Outcome, now: int) -> None:

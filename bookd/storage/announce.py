@@ -10,11 +10,10 @@ from google.protobuf.message import Message
 from sqlalchemy import Connection
 
 from bookd.storage import outbox
-from bookd.storage.outbox import Trace
+from bookd.storage.outbox import PUBLISH, Trace
 from bookd.wire.mom.v1.event_pb2 import Event
 from bookd.wire.mom.v1.events_pb2 import PublishRequest
 
-PUBLISH = "/bookd.mom.v1.EventService/Publish"
 _NAMESPACE = uuid5(NAMESPACE_URL, "https://bookd/announce")
 _NO_TRACE = Trace()
 

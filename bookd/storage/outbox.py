@@ -5,7 +5,8 @@ MOM has it, under the message id that stands here: sending twice is harmless. Wh
 transaction that applies the answer; what the MOM has kept is removed too, as its outcome comes by the reply method.
 
 Messages of one lane are sent in the order they were put, the next one once the one before is removed; a message that is
-postponed holds up its lane. Lanes are independent.
+postponed holds up its lane. Lanes are independent. Events that were not tried yet are many at times, and can be published
+together in their order; they are found by themselves (`fresh_events`), and what else there is by `due`.
 """
 
 from collections.abc import Collection, Iterable
@@ -24,6 +25,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Select,
     String,
     Table,
     Text,
@@ -31,6 +33,7 @@ from sqlalchemy import (
     bindparam,
     func,
     select,
+    text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -41,6 +44,12 @@ from bookd.storage.prepared import Prepared
 LONGEST_WAIT = 300_000_000
 # Longest error text that is kept with a message.
 LONGEST_ERROR = 1000
+
+# The method that events are published by, and in SQL: events that were not tried yet, and all else. Indexes and questions say
+# it in the same words, so that each finds its own however many there are of the other.
+PUBLISH = "/bookd.mom.v1.EventService/Publish"
+FRESH_EVENT = text(f"method = '{PUBLISH}' AND attempts = 0")
+SINGLE = text(f"(method <> '{PUBLISH}' OR attempts > 0)")
 
 _metadata = MetaData()
 
@@ -102,7 +111,8 @@ def define(metadata: MetaData) -> Table:
         CheckConstraint("length(lane) >= 1", name="outbox_lane"),
         CheckConstraint("attempts >= 0", name="outbox_attempts"),
         Index("outbox_by_lane", "lane", "seq"),
-        Index("outbox_by_time", "ready_at", "seq"),
+        Index("outbox_by_time", "ready_at", "seq", sqlite_where=SINGLE, postgresql_where=SINGLE),
+        Index("outbox_fresh_events", "seq", sqlite_where=FRESH_EVENT, postgresql_where=FRESH_EVENT),
         sqlite_autoincrement=True,
         comment="messages to send",
     )
@@ -126,7 +136,7 @@ _POSTPONE = Prepared(
 _FIRST_ATTEMPTS = Prepared(
     select(_outbox.c.attempts).where(_outbox.c.lane == bindparam("wanted")).order_by(_outbox.c.seq).limit(1)
 )
-_NEXT_READY = Prepared(select(func.min(_outbox.c.ready_at)).where(_outbox.c.ready_at > bindparam("now")))
+_NEXT_READY = Prepared(select(func.min(_outbox.c.ready_at)).where(SINGLE, _outbox.c.ready_at > bindparam("now")))
 
 
 def put(connection: Connection, message: Message, now: int, not_before: int | None = None) -> bool:
@@ -149,37 +159,53 @@ def put(connection: Connection, message: Message, now: int, not_before: int | No
     return _PUT.run(connection, values) == 1
 
 
-def _first_ones(ready: ColumnElement[bool]) -> Prepared:
-    earlier = _outbox.alias("earlier")
-    in_front = select(earlier.c.seq).where(earlier.c.lane == _outbox.c.lane, earlier.c.seq < _outbox.c.seq)
-    first = (
-        select(_outbox)
-        .where(ready, ~in_front.exists(), (_outbox.c.method != bindparam("without")))
-        .order_by(_outbox.c.ready_at, _outbox.c.seq)
-        .limit(bindparam("most"))
-    )
-    # Each kind of database has a way of its own to take a list as one value.
+def _found(question: Select[Any]) -> Prepared:
+    """Those of lanes that are not busy. Each kind of database has a way of its own to take a list as one value."""
     listed = func.json_each(bindparam("busy", type_=JSON)).table_valued("value")
     return Prepared(
         {
-            "sqlite": first.where(_outbox.c.lane.not_in(select(listed.c.value))),
-            "postgresql": first.where(_outbox.c.lane != all_(bindparam("busy", type_=postgresql.ARRAY(String)))),
+            "sqlite": question.where(_outbox.c.lane.not_in(select(listed.c.value))),
+            "postgresql": question.where(_outbox.c.lane != all_(bindparam("busy", type_=postgresql.ARRAY(String)))),
         }
     )
 
 
+_earlier = _outbox.alias("earlier")
+_IN_FRONT = select(_earlier.c.seq).where(_earlier.c.lane == _outbox.c.lane, _earlier.c.seq < _outbox.c.seq)
+
+
+def _first_ones(ready: ColumnElement[bool]) -> Prepared:
+    first = select(_outbox).where(SINGLE, ready, ~_IN_FRONT.exists())
+    return _found(first.order_by(_outbox.c.ready_at, _outbox.c.seq).limit(bindparam("most")))
+
+
 _DUE = _first_ones(_outbox.c.ready_at <= bindparam("now"))
 _PUT_WHILE_THE_CLOCK_WAS_AHEAD = _first_ones(_outbox.c.ready_at > bindparam("now") + LONGEST_WAIT)
+_FRESH_EVENTS = _found(
+    select(_outbox)
+    .where(FRESH_EVENT, ~_IN_FRONT.where(_earlier.c.attempts > 0).exists())
+    .order_by(_outbox.c.seq)
+    .limit(bindparam("most"))
+)
 
 
-def due(connection: Connection, now: int, limit: int, busy: Collection[str] = (), without: str = "") -> list[Row]:
-    """The first message of each lane that is not `busy`, where it is ready and no call of the method `without`: those that
-    waited longest, `limit` at most."""
+def fresh_events(connection: Connection, limit: int, busy: Collection[str] = ()) -> list[Row]:
+    """The first events that were not tried yet, in their order, `limit` at most; none behind one of its lane that failed, and
+    none of lanes that are `busy`."""
+    return _rows(_FRESH_EVENTS.rows(connection, {"most": limit, "busy": list(busy)}))
+
+
+def due(connection: Connection, now: int, limit: int, busy: Collection[str] = ()) -> list[Row]:
+    """Of all but fresh events the first message of each lane that is not `busy`, where it is ready: those that waited
+    longest, `limit` at most."""
     rows: list[Any] = []
     for statement in (_DUE, _PUT_WHILE_THE_CLOCK_WAS_AHEAD):
         if len(rows) < limit:
-            asked = {"now": now, "most": limit - len(rows), "busy": list(busy), "without": without}
-            rows += statement.rows(connection, asked)
+            rows += statement.rows(connection, {"now": now, "most": limit - len(rows), "busy": list(busy)})
+    return _rows(rows)
+
+
+def _rows(rows: Collection[Any]) -> list[Row]:
     return [
         Row(
             Message(

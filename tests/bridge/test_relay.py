@@ -15,9 +15,8 @@ from bookd.bridge.relay import Relay
 from bookd.contract import metadata
 from bookd.errors import Cancelled, DeadlineExceeded, FailedPrecondition, Internal, NotFound, Unavailable, Violation
 from bookd.storage import outbox
-from bookd.storage.announce import PUBLISH
 from bookd.storage.engine import open_engine
-from bookd.storage.outbox import Message, Trace
+from bookd.storage.outbox import PUBLISH, Message, Trace
 from bookd.testing.desk import ImmediateDesk
 from bookd.testing.faults import watch
 from bookd.wire.mom.v1 import message_pb2
@@ -384,10 +383,24 @@ class RelayTests(SynchronousTestCase):
         self.assertEqual(self.applied, [])
 
     def test_events_of_one_subject(self) -> None:
-        """They are published in their order, one after the other."""
-        self.put(event(1, "a"), event(2, "a"), event(3, "b"))
+        """They are published in their order, in one call or one after the other."""
+        self.put(event(1, "a"), event(2, "a"), event(3, "b"), event(4, "a"))
+        self.put(event(5, "a"))
         self.answer(0)
-        self.assertEqual(self.published(), [b"1,3,", b"2,"])
+        self.answer(0)
+        self.assertEqual((self.published(), self.left()), ([b"1,2,3,4,", b"5,"], []))
+
+    def test_behind_one_that_failed(self) -> None:
+        """An event is not published before one of its subject that has failed; others are."""
+        answers = iter([Unavailable("down"), Unavailable("down"), None, None])
+        self.answers[0] = lambda: succeed(b"") if (error := next(answers)) is None else fail(error)
+        self.put(event(1, "a"))
+        self.push(0.15)
+        self.put(event(2, "a"), event(3, "b"))
+        self.assertEqual(self.published(), [b"1,", b"1,", b"3,"])
+        self.answers[0] = lambda: succeed(b"")
+        self.push(1)
+        self.assertEqual((self.published()[3:], self.left()), ([b"1,", b"2,"], []))
 
     def test_published_one_by_one(self) -> None:
         """When events cannot be published together each is sent by itself, after a pause, and gets its own answer."""

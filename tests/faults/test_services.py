@@ -15,7 +15,7 @@ from bookd.inventory.servicer import InventoryServicer
 from bookd.orders import saga
 from bookd.orders.news import News
 from bookd.orders.servicer import OrdersServicer
-from bookd.storage.announce import PUBLISH
+from bookd.storage.outbox import PUBLISH
 from bookd.testing.desk import ImmediateDesk
 from bookd.testing.workers import ImmediateWorkers
 from bookd.users import store as users_store

@@ -24,8 +24,8 @@ from bookd.orders import saga, schema, store
 from bookd.orders.news import News
 from bookd.orders.rules import Item, Order, Status
 from bookd.orders.servicer import OrdersServicer
-from bookd.storage.announce import PUBLISH
 from bookd.storage.engine import open_engine
+from bookd.storage.outbox import PUBLISH
 from bookd.testing.desk import ImmediateDesk
 from bookd.wire.inventory.v1 import inventory_pb2
 from bookd.wire.mom.v1 import message_pb2

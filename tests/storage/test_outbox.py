@@ -1,5 +1,6 @@
 """Tests for `bookd.storage.outbox`."""
 
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import MetaData, inspect
@@ -9,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from bookd.storage import outbox
 from bookd.storage.engine import open_engine
 from bookd.storage.outbox import Message, Trace
+from bookd.testing.faults import overhear
 
 
 def message(number: int, lane: str = "", **fields: object) -> Message:
@@ -29,7 +31,7 @@ class OutboxTests(SynchronousTestCase):
         """Open a transaction on a new database."""
         metadata = MetaData()
         self.table = outbox.define(metadata)
-        engine = open_engine(":memory:")
+        engine = self.engine = open_engine(":memory:")
         metadata.create_all(engine)
         self.connection = engine.connect()
         self.connection.begin()
@@ -111,6 +113,37 @@ class OutboxTests(SynchronousTestCase):
         outbox.remove(self.connection, message(1).message_id)
         self.assertTrue(outbox.trying(self.connection, "a", 2))
 
+    def fresh(self, limit: int = 10, busy: tuple[str, ...] = ()) -> list[int]:
+        return [UUID(row.message.message_id).int for row in outbox.fresh_events(self.connection, limit, busy)]
+
+    def test_fresh_events(self) -> None:
+        """Events that were not tried come in their order, several of a lane too, whatever the clock says; they are not among
+        what is due, until one has failed: then it is, and holds up its lane."""
+        self.put(*(message(number, lane, method=outbox.PUBLISH) for number, lane in enumerate("aab", 1)), message(4))
+        self.put(message(5, "c", method=outbox.PUBLISH), now=10**12)
+        self.assertEqual((self.fresh(), self.fresh(2), self.fresh(busy=("a",))), ([1, 2, 3, 5], [1, 2], [3, 5]))
+        self.assertEqual((self.due(), outbox.next_ready(self.connection, 1)), ([4], None))
+        outbox.postpone(self.connection, [message(1).message_id], 50, "no")
+        self.assertEqual((self.fresh(), self.due(49), self.due(50)), ([3, 5], [4], [4, 1]))
+        self.assertEqual(outbox.next_ready(self.connection, 1), 50)
+        outbox.remove_all(self.connection, [message(1).message_id, message(3).message_id])
+        self.assertEqual(self.fresh(), [2, 5])
+
+    def test_found_among_many(self) -> None:
+        """What is due is found without walking past events that wait, and these without walking past it."""
+        for ask, index in (
+            (lambda: outbox.due(self.connection, 1, 9), "outbox_by_time"),
+            (lambda: outbox.next_ready(self.connection, 1), "outbox_by_time"),
+            (lambda: outbox.fresh_events(self.connection, 9), "outbox_fresh_events"),
+        ):
+            asked: list[tuple[str, Any]] = []
+            with overhear(self.engine, lambda text, values, asked=asked: asked.append((text, values))):
+                ask()
+            for text, values in asked:
+                plan = [row[3] for row in self.connection.exec_driver_sql("EXPLAIN QUERY PLAN " + text, values)]
+                self.assertTrue(any(index in step for step in plan), plan)
+                self.assertFalse(any("TEMP B-TREE" in step for step in plan), plan)
+
     def test_put_twice(self) -> None:
         """Putting the id of a message that is still there changes nothing."""
         self.put(message(1), message(1, "another"))
@@ -135,4 +168,4 @@ class OutboxTests(SynchronousTestCase):
             with self.assertRaises(IntegrityError), self.connection.begin_nested():
                 self.connection.execute(self.table.insert().values(values))
         self.assertTrue(all(column.comment for column in self.table.columns))
-        self.assertEqual(len(inspect(self.connection).get_indexes("outbox")), 2)
+        self.assertEqual(len(inspect(self.connection).get_indexes("outbox")), 3)
