@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, false, func, insert, literal_column, select
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.exc import OperationalError
 
 from bookd.mom import ledger, store, vault
 from bookd.mom.machine import MessageState
@@ -51,7 +52,7 @@ Answer = tuple[Kept, bool] | Exception
 
 def keep_all(connection: Connection, drafts: Sequence[tuple[Draft, int]], bounds: Bounds | None = None) -> list[Answer]:
     """Keep each draft, in this order, as of the time beside it. Answers for each what `store.keep` does, or what that
-    raises; then nothing of it was written."""
+    raises; then nothing of it was written. When the database itself fails this raises, and nothing is kept."""
     # Elsewhere others may write at the same time, and numbers need not follow one another.
     if len(drafts) > 1 and connection.dialect.name == "sqlite":
         savepoint.begin(connection)
@@ -69,6 +70,8 @@ def _alone(connection: Connection, draft: Draft, now: int, bounds: Bounds | None
     try:
         with savepoint.part(connection):
             return store.keep(connection, draft, now, bounds)
+    except OperationalError:
+        raise  # a full disk, or one that fails, may have ended the transaction: then nothing of it may go on
     except Exception as error:
         return error
 
