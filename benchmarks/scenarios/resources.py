@@ -58,7 +58,7 @@ def loaded(stage: Stage) -> None:
         finally:
             over.set()
             looking.join()
-    when = f"under load for {minutes:g} minutes, {CONNECTIONS} connections, {made.counted:,} orders"
+    when = f"under load for {minutes:g} minutes, {CONNECTIONS} connections, {made.counted:,} requests"
     _note(stage.figures, when, max(held, key=_pss), 400.0)
     if minutes >= FLAT_FROM:
         quarter = len(held) // 4
