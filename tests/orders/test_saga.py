@@ -20,7 +20,7 @@ from bookd.orders.rules import Order, Status
 from bookd.orders.schema import metadata
 from bookd.storage.engine import open_engine
 from bookd.storage.outbox import Trace
-from bookd.testing.faults import watch
+from bookd.testing.faults import overhear, watch
 from bookd.wire.inventory.v1 import inventory_pb2
 from bookd.wire.mom.v1 import message_pb2
 from bookd.wire.mom.v1.event_pb2 import Event
@@ -408,15 +408,11 @@ class Shop(OrdersTestCase):
         engine = super().open()
         self.named: list[str] = []
 
-        dialect: Any = engine.dialect
-        execute = dialect.do_execute
-
-        def noting(cursor: Any, statement: str, parameters: Any, *more: Any) -> None:
+        def note(statement: str, values: Any) -> None:
             if statement.startswith("INSERT INTO steps"):
-                self.named.append(parameters[0])
-            execute(cursor, statement, parameters, *more)
+                self.named.append(values[0])
 
-        dialect.do_execute = noting
+        self.enterContext(overhear(engine, note))
         return engine
 
     def order_ids(self) -> list[str]:
