@@ -5,15 +5,21 @@ A unit of work is a plain synchronous function that takes a connection. Where it
 - `write` puts the unit into the queue of the one writer. The writer takes all that wait (up to a limit), runs each in a
   savepoint of its own, and commits them together. Only then do their Deferreds fire. While that commit waits for the
   disk the next group gathers, so a durable write costs a share of an fsync, not one.
+- `jot` is `write` for units that touch a few rows by their keys. On SQLite those are run on the reactor's thread, a few
+  at a time, and only their commit, which waits for the disk, goes to the writer's: two threads that share an interpreter
+  take it from each other at every statement, and that costs more than the statements do. Where something else holds the
+  database, and for a while after a group that has taken long, they are run as `write` does. On a server of databases it is `write`.
 - `read` runs the unit in one of the reader threads, in a transaction that sees one state of the database.
 - `glance` is `read` for units that look up a few rows by their keys, which costs less than the way to a thread and back
   does. On SQLite it runs them at once, on the reactor's thread, and breaks off what takes more than about a millisecond,
   to do it as `read` does (`bookd.storage.point_reader`). On a server of databases it is `read`.
 
-What is promised: a Deferred of `write` that fires with a result means that the unit is on disk. One that fails with the
-unit's own exception means that nothing of the unit is, but a refusal that the inbox remembers; and it says nothing about
-its neighbours. When the commit itself
-fails, all units of the group fail with `Unavailable`, reason STORAGE, and none has had an effect.
+Units are run in the order in which they are given, `write` and `jot` alike.
+
+What is promised: a Deferred of `write` or `jot` that fires with a result means that the unit is on disk. One that fails with
+the unit's own exception means that nothing of the unit is, but a refusal that the inbox remembers; and it says nothing about
+its neighbours. When the commit itself fails, all units of the group fail with `Unavailable`, reason STORAGE, and none has
+had an effect.
 
 What is not promised: that cancelling a Deferred stops its unit. Whether it took effect is then unknown to the caller.
 """
@@ -22,18 +28,16 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from attrs import define
 from sqlalchemy import Connection, Engine
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, fail, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from bookd.bridge.commits import Commits, Unit
 from bookd.bridge.workers import Workers
 from bookd.errors import Unavailable
-from bookd.storage import savepoint
 from bookd.storage.engine import reading
-from bookd.storage.inbox import Refused
 from bookd.storage.point_reader import Lasting, PointReader
 
 P = ParamSpec("P")
@@ -41,6 +45,12 @@ T = TypeVar("T")
 
 # Units that one commit holds at most: bounds how long the first of them waits for the last.
 GROUP = 256
+# Units that are jotted down at a time, and seconds after which no further one is begun. Smaller groups cost more commits;
+# larger ones, and all that is under way moves from one daemon to the next as a whole, while the others have nothing to do.
+FEW, SLICE = 32, 0.004
+# A group that has held the reactor for so many seconds makes those of the next so many seconds go to the thread: the disk is
+# slow, or the units are not what they were taken for.
+LONG, REST = 0.02, 1.0
 # Reason of the error of a unit that the database refused.
 REASON = "STORAGE"
 
@@ -50,25 +60,23 @@ def is_storage(error: BaseException | None) -> bool:
     return isinstance(error, Unavailable) and error.reason == REASON
 
 
-@define(eq=False)
-class _Unit:
-    work: Callable[[Connection], Any]
-    deferred: Deferred[Any]
-    result: Any = None
-
-
 class Desk(Service):
     """The desk of one database. `reactor` is where Deferreds fire; the engine is closed with the desk."""
 
     log = Logger()
 
     def __init__(self, reactor: Any, engine: Engine, readers: int = 2) -> None:
+        self._reactor = reactor
         self._engine = engine
         self._reading = reading(engine)
         self._writer = Workers(reactor, 1, "desk-writer")
         self._readers = Workers(reactor, readers, "desk-reader")
         self._commits = Commits(engine)
-        self._writes = _Together(lambda group: self._writer.run(self._commits.commit, group), self._refuse_write)
+        self._waiting: deque[Unit] = deque()
+        # While units wait or are under way; fires when there are none any more.
+        self._quiet: Deferred[None] | None = None
+        # Nothing is jotted before.
+        self._rest_until = 0.0
         # Made by the first glance, in a thread; where it cannot be, glances are reads.
         self._point_reader: PointReader | None = None
         self._opening: Deferred[None] | None = None
@@ -85,7 +93,8 @@ class Desk(Service):
         return Deferred.fromCoroutine(self._close())
 
     async def _close(self) -> None:
-        await self._writes.settled()
+        if self._quiet is not None:
+            await self._quiet
         await DeferredList([workers.stopService() for workers in (self._writer, self._readers)])
         self._commits.close()
         if self._point_reader is not None:
@@ -94,12 +103,67 @@ class Desk(Service):
 
     def write(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Run `work(connection, …)` in a savepoint of the writer's next transaction; fires after the commit."""
-        deferred: Deferred[T] = Deferred()
-        if self.running:
-            self._writes.add(_Unit(lambda connection: work(connection, *args, **kwargs), deferred))
+        return self._add(Unit(lambda connection: work(connection, *args, **kwargs), Deferred()))
+
+    def jot(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Do what `write` does for `work(connection, …)`, which touches a few rows by their keys."""
+        return self._add(Unit(lambda connection: work(connection, *args, **kwargs), Deferred(), brief=True))
+
+    def _add(self, unit: Unit) -> Deferred[Any]:
+        if not self.running:
+            unit.deferred.errback(Unavailable("the database is closed", reason=REASON))
+            return unit.deferred
+        self._waiting.append(unit)
+        if self._quiet is None:
+            self._quiet = Deferred()
+            # What is given in the same turn of the reactor goes into the same group.
+            self._reactor.callLater(0, self._next)
+        return unit.deferred
+
+    def _next(self) -> None:
+        if not self._waiting:
+            quiet, self._quiet = self._quiet, None
+            assert quiet is not None
+            quiet.callback(None)
+            return
+        group: list[Unit] = []
+        under_way = self._jotted(group) if self._waiting[0].brief else None
+        if under_way is None:
+            group += [self._waiting.popleft() for _ in range(min(GROUP, len(self._waiting)))]
+            under_way = self._writer.run(self._commits.whole, group)
+        under_way.addErrback(self._refuse, group)
+        under_way.addCallback(lambda _: self._go_on(group))
+
+    def _go_on(self, group: list[Unit]) -> None:
+        if self._waiting and not self._waiting[0].brief:
+            # First the next group, then the news: the disk is not kept waiting for what callers make of the results.
+            self._next()
+            _tell(group)
         else:
-            deferred.errback(Unavailable("the database is closed", reason=REASON))
-        return deferred
+            # First the news: others have something to do while the next group is run here.
+            _tell(group)
+            self._reactor.callLater(0, self._next)
+
+    def _jotted(self, group: list[Unit]) -> Deferred[None] | None:
+        """Run the next few units here, and fill `group` with them; fires when they are committed. None if none was run."""
+        seconds = self._reactor.seconds
+        began = seconds()
+        if began < self._rest_until or not self._commits.begin():
+            return None
+        try:
+            while self._waiting and self._waiting[0].brief and len(group) < FEW and seconds() < began + SLICE:
+                group.append(self._waiting.popleft())
+                self._commits.run(group[-1:])
+        except Exception:
+            return fail()
+        if seconds() > began + LONG:
+            self._rest_until = seconds() + REST
+        return self._writer.run(self._commits.commit)
+
+    def _refuse(self, failure: Failure, group: list[Unit]) -> None:
+        self.log.error("the database refused to commit {count} units: {error}", count=len(group), error=failure.value)
+        for unit in group:
+            unit.result = Failure(Unavailable("the database refused the write", reason=REASON, retry_after=1.0))
 
     def glance(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Run `work(connection, …)`, which looks up a few rows and changes nothing, perhaps twice. It sees all that was
@@ -133,103 +197,7 @@ class Desk(Service):
         self._opening = self._readers.run(PointReader, self._engine).addCallback(opened)
         self._opening.addErrback(lambda failure: self.log.failure("glances run in threads", failure))
 
-    def _refuse_write(self, failure: Failure, group: list[_Unit]) -> None:
-        self.log.error("the database refused to commit {count} units: {error}", count=len(group), error=failure.value)
-        for unit in group:
-            unit.result = Failure(Unavailable("the database refused the write", reason=REASON, retry_after=1.0))
 
-
-class _Together:
-    """Units that run in groups: while one is under way the next gathers. `refuse` gives results to the units of a group
-    that failed as a whole."""
-
-    def __init__(
-        self, run: Callable[[list[_Unit]], Deferred[None]], refuse: Callable[[Failure, list[_Unit]], None]
-    ) -> None:
-        self._run = run
-        self._refuse = refuse
-        self._waiting: deque[_Unit] = deque()
-        self._under_way: Deferred[None] | None = None
-
-    def add(self, unit: _Unit) -> None:
-        self._waiting.append(unit)
-        if self._under_way is None:
-            self._next()
-
-    async def settled(self) -> None:
-        """Wait until nothing is under way."""
-        while self._under_way is not None:
-            await _settled(self._under_way)
-
-    def _next(self) -> None:
-        group = [self._waiting.popleft() for _ in range(min(GROUP, len(self._waiting)))]
-        if not group:
-            self._under_way = None
-            return
-        under_way = self._under_way = self._run(group)
-        under_way.addErrback(self._refuse, group)
-        # First the next group, then the news: the disk is not kept waiting for what callers make of the results.
-        under_way.addCallback(lambda _: self._next())
-        under_way.addCallback(lambda _: _tell(group))
-
-
-def _tell(group: list[_Unit]) -> None:
+def _tell(group: list[Unit]) -> None:
     for unit in group:
         unit.deferred.callback(unit.result)
-
-
-class Commits:
-    """Commits groups, in the writer's thread. On SQLite they share a connection, as long as nothing goes wrong with it."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._keeps = engine.dialect.name == "sqlite"
-        self._connection: Connection | None = None
-
-    def commit(self, group: list[_Unit]) -> None:
-        """Run the units of the group in one transaction, each in its savepoint, and commit.
-
-        Raises what the database raises outside of the units' own work; then nothing of the group has had an effect.
-        """
-        connection, self._connection = self._connection or self._engine.connect(), None
-        try:
-            with connection.begin():
-                for unit in group:
-                    _run(unit, connection)
-        except BaseException:
-            connection.close()
-            raise
-        if self._keeps:
-            self._connection = connection
-        else:
-            connection.close()
-
-    def close(self) -> None:
-        """Close the connection."""
-        if self._connection is not None:
-            self._connection.close()
-
-
-def _run(unit: _Unit, connection: Connection) -> None:
-    savepoint.begin(connection)
-    try:
-        unit.result = unit.work(connection)
-    except Refused as refused:
-        unit.result = Failure(refused.error)
-        savepoint.keep(connection)
-    except Exception:
-        unit.result = Failure()
-        savepoint.undo(connection)
-    else:
-        savepoint.keep(connection)
-
-
-def _settled(deferred: Deferred[Any]) -> Deferred[None]:
-    waiter: Deferred[None] = Deferred()
-
-    def relay(result: Any) -> Any:
-        waiter.callback(None)
-        return result
-
-    deferred.addBoth(relay)
-    return waiter

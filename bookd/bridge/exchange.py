@@ -10,7 +10,7 @@ protocol loses its trunk, and what is under way on it.
 
 import asyncio
 from collections.abc import Callable
-from inspect import isawaitable
+from inspect import isawaitable, iscoroutine
 from time import monotonic, perf_counter
 from typing import Any, Protocol
 
@@ -199,7 +199,9 @@ class _Line:
                 invocation.setdefault(key, value if key.endswith("-bin") else value.decode("ascii", "replace"))
             context = self._server.context(path, self._peer, invocation, _Timing(call.timeout_ms))
             outcome = method.run(method.deserialize(call.request), context)
-            if not isinstance(outcome, Deferred) and isawaitable(outcome):
+            if iscoroutine(outcome):
+                outcome = Deferred.fromCoroutine(outcome)
+            elif not isinstance(outcome, Deferred) and isawaitable(outcome):
                 outcome = Deferred.fromCoroutine(_awaited(outcome))
         except Exception as error:
             # Names that nobody serves are not counted by name: a client may make up any number.

@@ -42,6 +42,9 @@ from bookd.wire.mom.v1 import message_pb2
 # Messages under way at a time, beside events that are published together; of these, and of their bytes, in one call.
 CONCURRENCY = 64
 TOGETHER, TOGETHER_BYTES = 100, 1_000_000
+# Seconds from one such call to the next, unless it was full: the first event goes at once, and those that follow it closely
+# gather, as a call with one event costs nearly as much as one with many.
+PACE = 0.05
 # Seconds that one attempt may take.
 DEADLINE = 5.0
 # Upper bounds of the pause between attempts, in seconds: after the first one, and of any.
@@ -60,6 +63,9 @@ class Desk(Protocol):
     def write(self, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
         """Run `work(connection, *args)`; fires once it is committed."""
 
+    def jot(self, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        """Likewise, for work that touches a few rows."""
+
     def read(self, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
         """Run `work(connection, *args)`, which changes nothing."""
 
@@ -77,8 +83,9 @@ class Channel(Protocol):
 class Relay(Service):
     """The relay of one outbox.
 
-    `apply(connection, message, outcome, now)` runs in the transaction that removes an answered message. `told(lane)` is
-    called on the reactor once a message of the lane has left the outbox. `wake()` after each commit that put something;
+    `apply(connection, message, outcome, now)` runs in the transaction that removes an answered message. `told(lane, applied)`
+    is called on the reactor once a message of the lane has left the outbox, or has to wait, with what `apply` has answered,
+    if anything. `wake()` after each commit that put something;
     what an earlier run has left is found by startService. `jitter` answers a number from 0 to 1.
     """
 
@@ -92,7 +99,7 @@ class Relay(Service):
         *,
         now: Callable[[], int],
         apply: Apply,
-        told: Callable[[str], None] = lambda _: None,
+        told: Callable[[str, Any], None] = lambda lane, applied: None,
         jitter: Callable[[], float] = random,
     ) -> None:
         self._reactor = reactor
@@ -104,6 +111,7 @@ class Relay(Service):
         self._jitter = jitter
         self._sending: dict[str, Deferred[None]] = {}  # by lane
         self._publishing: list[outbox.Row] = []
+        self._publish_from = 0.0  # not before, by the reactor's clock
         self._interruptible: set[Deferred[Any]] = set()
         self._woken = False
         self._alarm: Any = None  # while it rests, with the rest
@@ -147,16 +155,21 @@ class Relay(Service):
         room = CONCURRENCY - len(self._sending) + len({row.message.lane for row in self._publishing})
         if not room:
             return LOOK_AGAIN  # or as soon as one of them has ended
-        most = 0 if self._publishing else TOGETHER
+        seconds = self._reactor.seconds()
+        early = max(0.0, self._publish_from - seconds)
+        most = 0 if self._publishing or early else TOGETHER
         events, rows, ready_at = await self._desk.glance(_look, self._now(), most, room, list(self._sending))
         if not self.running:
             return LOOK_AGAIN
         if events:
             self._publishing = _together(events)
+            if len(self._publishing) == len(events) < TOGETHER:
+                self._publish_from = seconds + PACE
             self._begin({row.message.lane for row in self._publishing}, self._publish(self._publishing))
         for row in rows:
             self._begin({row.message.lane}, self._send(row.message, row.attempts))
-        return LOOK_AGAIN if ready_at is None else min(LOOK_AGAIN, max(0.0, (ready_at - self._now()) / 1e6))
+        pause = LOOK_AGAIN if ready_at is None else min(LOOK_AGAIN, max(0.0, (ready_at - self._now()) / 1e6))
+        return min(pause, early) if early and not self._publishing else pause
 
     async def _rest(self, seconds: float) -> None:
         self._resting = Deferred()
@@ -194,7 +207,7 @@ class Relay(Service):
         requests = b"".join(row.message.request for row in rows)
         try:
             await self._unless_stopped(self._channel.unary_unary(PUBLISH)(requests, timeout=DEADLINE, metadata=[]))
-            await self._desk.write(outbox.remove_all, ids)
+            await self._desk.jot(outbox.remove_all, ids)
         except BookdError as error:
             if is_storage(error):
                 raise
@@ -214,7 +227,7 @@ class Relay(Service):
             )
         except BookdError as error:
             if detail(error, message_pb2.Deferred) is not None:
-                await self._desk.write(outbox.remove, message.message_id)
+                await self._desk.jot(outbox.remove, message.message_id)
                 self._tell(message.lane)
                 return
             if error.code not in FINAL and detail(error, message_pb2.Outcome) is None:
@@ -222,22 +235,22 @@ class Relay(Service):
                 self._tell(message.lane)
                 return
             outcome.status.CopyFrom(to_status(error))
-        await self._desk.write(self._settle, message, outcome)
-        self._tell(message.lane)
+        self._tell(message.lane, await self._desk.jot(self._settle, message, outcome))
 
     def _postpone(self, message_ids: list[str], attempts: int, error: BookdError) -> Deferred[None]:
         pause = min(FIRST_PAUSE * 2.0 ** min(attempts, 16), LONGEST_PAUSE) * (1 + self._jitter()) / 2
         text = f"{error.code.name}: {error.message}"
-        return self._desk.write(outbox.postpone, message_ids, self._now() + round(pause * 1e6), text)
+        return self._desk.jot(outbox.postpone, message_ids, self._now() + round(pause * 1e6), text)
 
-    def _settle(self, connection: Connection, message: outbox.Message, outcome: message_pb2.Outcome) -> None:
+    def _settle(self, connection: Connection, message: outbox.Message, outcome: message_pb2.Outcome) -> Any:
         # A message that is gone was kept and answered meanwhile; applying its outcome again changes nothing.
-        self._apply(connection, message, outcome, self._now())
+        applied = self._apply(connection, message, outcome, self._now())
         outbox.remove(connection, message.message_id)
+        return applied
 
-    def _tell(self, lane: str) -> None:
+    def _tell(self, lane: str, applied: Any = None) -> None:
         try:
-            self._told(lane)
+            self._told(lane, applied)
         except Exception:
             self.log.failure("the news of lane {lane} was not taken", lane=lane)
 

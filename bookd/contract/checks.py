@@ -23,9 +23,10 @@ class Checks:
             return self.require(False, field, "must not be empty")
         if not minimum <= len(value) <= maximum:
             return self.require(False, field, f"must have {minimum} to {maximum} characters, has {len(value)}")
-        # what joins letters is no control character: Persian and Hindi need U+200C and U+200D
+        # What joins letters is no control character: Persian and Hindi need U+200C and U+200D. What is printable has none.
         return self.require(
-            not any(category(character) in ("Cc", "Cs") and character not in "\n\t" for character in value),
+            value.isprintable()
+            or not any(category(character) in ("Cc", "Cs") and character not in "\n\t" for character in value),
             field,
             "must not contain control characters",
         )

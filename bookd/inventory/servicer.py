@@ -26,6 +26,9 @@ class Desk(Protocol):
     def write(self, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
         """Run `work(connection, *args)`; fires once it is committed."""
 
+    def jot(self, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        """Likewise, for work that touches a few rows."""
+
     def read(self, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
         """Run `work(connection, *args)`, which changes nothing."""
 
@@ -83,7 +86,7 @@ class InventoryServicer:
     async def AdjustStock(self, request: wire.AdjustStockRequest, context: Context) -> wire.Book:
         """Add copies, or take them away."""
         quantity, now = rules.adjustment(request), self._now()
-        return await self._write(
+        return await self._jot(
             context,
             wire.Book,
             now,
@@ -93,7 +96,7 @@ class InventoryServicer:
     async def ReserveStock(self, request: wire.ReserveStockRequest, context: Context) -> wire.Reservation:
         """Take an order's items from the stock."""
         lines, now = rules.lines(request), self._now()
-        return await self._write(
+        return await self._jot(
             context,
             wire.Reservation,
             now,
@@ -103,15 +106,20 @@ class InventoryServicer:
     async def ReleaseStock(self, request: wire.ReleaseStockRequest, context: Context) -> wire.Reservation:
         """Give an order's items back."""
         order_id, now = rules.order_id(request), self._now()
-        return await self._write(
+        return await self._jot(
             context, wire.Reservation, now, lambda connection: store.release_stock(connection, order_id, now)
         )
 
     async def _write(self, context: Context, answer: type[M], now: int, work: Callable[[Connection], M]) -> M:
+        return await self._told(self._desk.write(inbox.once, context.call, answer, now, work))
+
+    async def _jot(self, context: Context, answer: type[M], now: int, work: Callable[[Connection], M]) -> M:
+        return await self._told(self._desk.jot(inbox.once, context.call, answer, now, work))
+
+    def _told(self, written: Deferred[M]) -> Deferred[M]:
         def committed(response: M) -> M:
             self._wake()
             return response
 
         # Whether or not the caller still waits, what was committed is to be told.
-        written: Deferred[M] = self._desk.write(inbox.once, context.call, answer, now, work)
-        return await shield(written.addCallback(committed))
+        return shield(written.addCallback(committed))

@@ -16,9 +16,16 @@ from bookd.mom.schema import events, subscriptions
 from bookd.mom.seals import Broken
 from bookd.storage.prepared import Prepared
 
-_ADD: Final = Prepared(insert(events).returning(events.c.seq))
-_KNOWN: Final = Prepared(
-    select(events.c.seq).where(events.c.source == bindparam("source"), events.c.event_id == bindparam("event_id"))
+_SAME = select(events.c.seq).where(events.c.source == bindparam("source"), events.c.event_id == bindparam("event_id"))
+_KNOWN: Final = Prepared(_SAME)
+_VALUES: Final = ("source", "event_id", "type", "subject", "event", "key_id", "published_at")
+# Unless it is there: an insertion that meets it would use up a number.
+_ADD: Final = Prepared(
+    insert(events)
+    .from_select(
+        _VALUES, select(*(bindparam(name, type_=events.c[name].type) for name in _VALUES)).where(~_SAME.exists())
+    )
+    .returning(events.c.seq)
 )
 
 
@@ -96,13 +103,13 @@ def publish(
     published = Published([], [])
     for fact in facts:
         identity = {"source": fact.source, "event_id": fact.event_id}
-        known: int | None = _KNOWN.value(connection, identity)
-        if known is not None:
-            published.seqs.append(known)
-            continue
         key_id, written = vault.published(connection, fact.event, _clear(fact))
         rest = {"type": fact.type, "subject": fact.subject, "event": written, "key_id": key_id, "published_at": now}
-        seq: Any = _ADD.value(connection, identity | rest)
+        seq: int | None = _ADD.value(connection, identity | rest)
+        if seq is None:
+            known: Any = _KNOWN.value(connection, identity)
+            published.seqs.append(known)
+            continue
         published.seqs.append(seq)
         for draft in messages(fact, seq):
             store.keep(connection, draft, now, None if draft.destination in published.destinations else most)

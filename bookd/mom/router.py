@@ -7,8 +7,8 @@ A deferrable call that bears a message id goes through these steps, one call of 
 3. otherwise it is forwarded. OK and errors that decide go straight back, and nothing is written;
 4. if the destination is not there, or time runs out (so that nobody knows whether it took effect), it is kept.
 
-Where it is plain from the start that a call has to be kept, and no call of its lane is under way, it needs no turn: then
-the steps are one, and cost a fraction of what they do one after another.
+Where no call of its lane is under way, and it is plain from the start that a call has to be kept, or that it can be
+forwarded, nobody needs to be asked: then the steps are one, and cost a fraction of what they do one after another.
 
 The turn in the lane ends once the keeping is under way, not once it is on disk: the desk writes in the order it is asked,
 so the calls behind are kept in order too, and their messages share an fsync. Nobody is told before the message is on disk.
@@ -23,6 +23,7 @@ from typing import Any
 from attrs import frozen
 from google.protobuf.message import DecodeError, Message
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from bookd.bridge.context import Context
 from bookd.bridge.methods import RawMethod
@@ -34,7 +35,7 @@ from bookd.errors import BookdError, InvalidArgument
 from bookd.mom import operations
 from bookd.mom.breaker import BreakerState
 from bookd.mom.destination import Destination
-from bookd.mom.lanes import Lanes
+from bookd.mom.lanes import Lane, Lanes
 from bookd.mom.machine import WORTH_KEEPING, Policy
 from bookd.mom.patience import within
 from bookd.mom.records import Draft, Kept
@@ -120,9 +121,27 @@ class Router:
     def _deferrable(self, method: Method, destination: Destination, request: bytes, context: Context) -> Any:
         draft = self._draft(method, request, context)
         lane = (draft.destination, draft.lane)
-        if self._lanes.is_free(lane) and self._has_to_wait(draft, destination, context):
-            return self._spool.keep(draft).addCallback(self._answer)
+        if self._lanes.is_free(lane):
+            if self._has_to_wait(draft, destination, context):
+                return self._spool.keep(draft).addCallback(self._answer)
+            if destination.breaker.state is BreakerState.CLOSED and self._spool.is_empty:
+                return self._at_once(draft, destination, context)
         return self._in_turn(draft, destination, context)
+
+    def _at_once(self, draft: Draft, destination: Destination, context: Context) -> Deferred[bytes]:
+        """Forward a call whose lane is free, and whose id cannot be known: `_in_turn` for most calls."""
+        lane = (draft.destination, draft.lane)
+        self._lanes.enter(lane)
+        self._lanes.forward(lane)
+        until = self._until(context)
+
+        def ended(result: Any) -> Any:
+            if isinstance(result, Failure) and _worth_keeping(result.value):
+                result = self._spool.keep(draft).addCallback(self._answer)
+            self._left(lane)
+            return result
+
+        return destination.call(draft.method, draft.request, self._share(until), carried(context)).addBoth(ended)
 
     def _has_to_wait(self, draft: Draft, destination: Destination, context: Context) -> bool:
         """Whether a call has to be kept in any case, so that nobody needs to be asked."""
@@ -135,8 +154,7 @@ class Router:
         )
 
     async def _in_turn(self, draft: Draft, destination: Destination, context: Context) -> bytes:
-        remaining = context.time_remaining()
-        until = self._clock.seconds() + (self._patience if remaining is None else max(remaining, 0.0))
+        until = self._until(context)
         lane = (draft.destination, draft.lane)
         if not await self._turn(lane, until):
             # Those in front of it take too long. It is kept while one of them is under way, which nobody is told of yet.
@@ -144,8 +162,7 @@ class Router:
         try:
             keeping = await self._forward_or_keep(draft, destination, until, context)
         finally:
-            if self._lanes.leave(lane):
-                self._spool.arrived(draft.destination)
+            self._left(lane)
         return keeping if isinstance(keeping, bytes) else await self._kept(keeping)
 
     async def _forward_or_keep(
@@ -160,7 +177,7 @@ class Router:
             try:
                 return await destination.call(draft.method, draft.request, self._share(until), carried(context))
             except BookdError as error:
-                if error.code not in WORTH_KEEPING:
+                if not _worth_keeping(error):
                     raise
         return self._spool.keep(draft)
 
@@ -184,6 +201,16 @@ class Router:
         """Wait for the turn in a lane; False if that takes too long."""
         place = self._lanes.enter(lane)
         return place.called or await within(self._share(until), self._clock, place)
+
+    def _left(self, lane: Lane) -> None:
+        """Pass the turn in a lane on."""
+        if self._lanes.leave(lane):
+            self._spool.arrived(lane[0])
+
+    def _until(self, context: Context) -> float:
+        """The time by which a call has to be answered, by the clock."""
+        remaining = context.time_remaining()
+        return float(self._clock.seconds()) + (self._patience if remaining is None else max(remaining, 0.0))
 
     async def _kept(self, keeping: Deferred[Kept]) -> bytes:
         return self._answer(await keeping)
@@ -223,6 +250,10 @@ class Router:
         if found is None:
             found = self._expiries[method.path] = self._policy.of(method.delivery).expire_after
         return found
+
+
+def _worth_keeping(error: BaseException | None) -> bool:
+    return isinstance(error, BookdError) and error.code in WORTH_KEEPING
 
 
 def _parse(method: Method, request: bytes) -> Message:

@@ -90,6 +90,11 @@ class Spool:
         """Whether it is known how many messages are stored; until then every call looks into the store."""
         return self._counted is not None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it is known that nothing is stored, nor about to be: then no id is known, and no lane is busy."""
+        return self._counted is not None and self._counted + self._more + self._pending == 0
+
     async def count(self) -> None:
         """Count what is stored, unless it is much."""
         # As a write: it has its place among the others, and what these changed is known when this fires.
@@ -166,7 +171,7 @@ class Spool:
 
         Asks the store only if it holds anything. Raises as `store.require_same` does.
         """
-        if self._counted is not None and self._counted + self._more + self._pending == 0:
+        if self.is_empty:
             return None, False
         known, busy = await self.desk.glance(store.look, draft.message_id, draft.destination, draft.lane)
         if known is not None:

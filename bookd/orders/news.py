@@ -1,7 +1,8 @@
 """Tells callers that wait for an order's saga that something happened, for as long as they have patience.
 
-News says "look again", and no more: who waits reads the order from the database. So nothing is missed by who begins to
-listen before reading, and news of another instance or of an earlier run is no different.
+News says "look again": who waits reads the order from the database. So nothing is missed by who begins to listen before
+reading, and news of another instance or of an earlier run is no different. Where the order is at hand as it stands, and
+nothing more is asked for it, the news brings it along, and nobody needs to look.
 """
 
 from collections.abc import Iterator
@@ -10,11 +11,14 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
+from bookd.wire.orders.v1 import orders_pb2
+
 
 class Listener:
-    """Hears that there is news of one order."""
+    """Hears that there is news of one order; `stands` is how that stands for now, if the last news has brought it."""
 
     def __init__(self) -> None:
+        self.stands: orders_pb2.Order | None = None
         self._news = False
         self._over = False
         self._waiting: Deferred[bool] | None = None
@@ -27,8 +31,9 @@ class Listener:
         self._waiting = Deferred()
         return self._waiting
 
-    def hear(self) -> None:
+    def hear(self, stands: orders_pb2.Order | None = None) -> None:
         """There is news."""
+        self.stands = stands
         self._news = True
         self._fire()
 
@@ -67,7 +72,7 @@ class News:
             if not listeners:
                 del self._listeners[order_id]
 
-    def tell(self, order_id: str) -> None:
-        """Something happened to an order's saga."""
+    def tell(self, order_id: str, stands: orders_pb2.Order | None = None) -> None:
+        """Something happened to an order's saga; `stands` is the order, if nothing more is asked for it now."""
         for listener in list(self._listeners.get(order_id, ())):
-            listener.hear()
+            listener.hear(stands)

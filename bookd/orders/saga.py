@@ -11,8 +11,10 @@ lost it nevertheless, because an operator discarded it or an older backup was re
 message into the outbox again.
 """
 
-from uuid import UUID, uuid5
+from hashlib import sha256
+from uuid import UUID
 
+from attrs import frozen
 from google.protobuf.message import DecodeError
 from sqlalchemy import Connection, bindparam, func, select
 
@@ -29,7 +31,7 @@ from bookd.storage.outbox import Trace
 from bookd.storage.prepared import Prepared
 from bookd.wire.inventory.v1 import inventory_pb2
 from bookd.wire.mom.v1 import message_pb2
-from bookd.wire.orders.v1 import events_pb2
+from bookd.wire.orders.v1 import events_pb2, orders_pb2
 from bookd.wire.policy.v1 import policy_pb2
 from bookd.wire.users.v1 import users_pb2
 
@@ -57,21 +59,33 @@ _ASKED = Prepared(
 )
 _ASK = Prepared(steps.insert().inline())
 
+# The bits of a UUID that say its version and variant, and what version 8 has there.
+_FIXED, _VERSION_8 = 0xF << 76 | 0x3 << 62, 0x8 << 76 | 0x2 << 62
+
 # Microseconds until a step that failed is asked for again. The MOM has tried for long by then.
 AGAIN_AFTER = 30_000_000
 
 
-def place(connection: Connection, order: Order, trace: Trace) -> Order:
+@frozen
+class Applied:
+    """What the outcome of a step was applied to: the order's id, and the order as it stands, if that was decided now and
+    nothing more is asked for it."""
+
+    order_id: str
+    stands: orders_pb2.Order | None = None
+
+
+def place(connection: Connection, order: Order, trace: Trace) -> orders_pb2.Order:
     """Store a new order and ask for its first step."""
     store.add(connection, order)
-    _tell(connection, order, trace)
-    _ask(connection, order, rules.first_step(order), trace, order.created_at)
-    return order
+    placed = _tell(connection, order, trace)
+    _ask(connection, order, rules.first_step(order), trace, order.created_at, first=True)
+    return placed
 
 
 def cancel(
     connection: Connection, order_id: str, principal: policy_pb2.Principal | None, trace: Trace, now: int
-) -> Order:
+) -> orders_pb2.Order:
     """Cancel an order and ask for its stock to be released. Raises `NotFound` for an order that is not there or that
     the principal may not see, `FailedPrecondition` for a rejected one."""
     before = store.load(connection, order_id)
@@ -86,25 +100,26 @@ def user_deleted(connection: Connection, user_id: str, trace: Trace, now: int) -
     return [_cancel(connection, order, trace, now).order_id for order in pending]
 
 
-def _cancel(connection: Connection, before: Order, trace: Trace, now: int) -> Order:
+def _cancel(connection: Connection, before: Order, trace: Trace, now: int) -> orders_pb2.Order:
     after, step = rules.cancelled(before, now)
     if after is not before:
         store.save(connection, before, after)
-        _tell(connection, after, trace)
+        cancelled = _tell(connection, after, trace)
+    else:
+        cancelled = to_message(after)
     if step is not None:
         _ask(connection, after, step, trace, now)
-    return after
+    return cancelled
 
 
-def apply(connection: Connection, outcome: message_pb2.Outcome, trace: Trace, now: int) -> str | None:
-    """Apply the outcome of a step; answers the order's id, or None for a message that no saga sent. Applying it again
-    changes nothing."""
+def apply(connection: Connection, outcome: message_pb2.Outcome, trace: Trace, now: int) -> Applied | None:
+    """Apply the outcome of a step; answers None for a message that no saga sent. Applying it again changes nothing."""
     row = _STEP.row(connection, {"sent": outcome.message_id})
     if row is None:
         return None
     order_id: str = row.order_id
     if row.done_at is not None:
-        return order_id
+        return Applied(order_id)
     before = store.load(connection, order_id)
     assert before is not None  # the foreign key of steps
     step = Step(row.step)
@@ -113,16 +128,20 @@ def apply(connection: Connection, outcome: message_pb2.Outcome, trace: Trace, no
     _CLOSE.run(connection, {"sent": outcome.message_id, "at": now})
     if after is not before:
         store.save(connection, before, after)
-    if after.status is not before.status:
-        _tell(connection, after, trace)
+    told = _tell(connection, after, trace) if after.status is not before.status else None
     if next_step is not None:
         _ask(connection, after, next_step, trace, now, pause=AGAIN_AFTER if next_step is step else 0)
-    return order_id
+        return Applied(order_id)
+    # An answer that found its order cancelled is followed by that of the release.
+    return Applied(order_id, told)
 
 
-def apply_sent(connection: Connection, sent: outbox.Message, outcome: message_pb2.Outcome, now: int) -> None:
-    """Apply the outcome of a message that the relay has sent; the next one belongs to the same trace."""
-    apply(connection, outcome, sent.trace, now)
+def apply_sent(
+    connection: Connection, sent: outbox.Message, outcome: message_pb2.Outcome, now: int
+) -> orders_pb2.Order | None:
+    """Apply the outcome of a message that the relay has sent; the next one belongs to the same trace. Answers what stands."""
+    applied = apply(connection, outcome, sent.trace, now)
+    return None if applied is None else applied.stands
 
 
 def no_order(order_id: str) -> NotFound:
@@ -130,10 +149,12 @@ def no_order(order_id: str) -> NotFound:
     return NotFound(f"no order {order_id[:64]}", reason="ORDER_NOT_FOUND")
 
 
-def _tell(connection: Connection, order: Order, trace: Trace) -> None:
-    """Publish what an order has become."""
-    told = _TOLD[order.status](order=to_message(order))
+def _tell(connection: Connection, order: Order, trace: Trace) -> orders_pb2.Order:
+    """Publish what an order has become, and answer it."""
+    message = to_message(order)
+    told = _TOLD[order.status](order=message)
     announce(connection, SERVICE, told, order.order_id, str(order.version), order.updated_at, trace)
+    return message
 
 
 def _news(order: Order, step: Step, outcome: message_pb2.Outcome) -> News:
@@ -168,14 +189,25 @@ def message(order: Order, step: Step, message_id: str, trace: Trace) -> outbox.M
     return outbox.Message(message_id, order.order_id, method, request, principal, reply_to, trace)
 
 
-def _ask(connection: Connection, order: Order, step: Step, trace: Trace, now: int, *, pause: int = 0) -> None:
-    asked = _ASKED.value(connection, {"of": order.order_id, "which": step.value})
+def _ask(
+    connection: Connection, order: Order, step: Step, trace: Trace, now: int, *, pause: int = 0, first: bool = False
+) -> None:
+    asked = 0 if first else _ASKED.value(connection, {"of": order.order_id, "which": step.value})
     # The first message of a step is named after it; so it cannot be sent twice under two names.
     name = f"{step.value}/{asked}" if asked else step.value
-    message_id = str(uuid5(UUID(order.order_id), name))
+    message_id = _named(order.order_id, name)
     asking = {"message_id": message_id, "order_id": order.order_id, "step": step.value, "sweep_from": now + pause}
     _ASK.run(connection, asking)
     outbox.put(connection, message(order, step, message_id, trace), now, now + pause)
+
+
+def _named(order_id: str, name: str) -> str:
+    """The id of an order's message of this name: a UUIDv8 (RFC 9562, section 5.8) that begins with the time of the order, as
+    its own id does. So what is written close to one another lies close to one another in the indexes of all databases that
+    see it."""
+    order = UUID(order_id).bytes
+    number = int.from_bytes(order[:6] + sha256(order + name.encode()).digest()[:10])
+    return str(UUID(int=number & ~_FIXED | _VERSION_8))
 
 
 def _call(order: Order, step: Step) -> tuple[str, bytes, str]:

@@ -20,7 +20,7 @@ from bookd.contract.policy import may_see
 from bookd.errors import InvalidArgument, PermissionDenied, Unauthenticated
 from bookd.orders import rules, saga, store
 from bookd.orders.messages import BY_NUMBER, to_message
-from bookd.orders.news import News
+from bookd.orders.news import Listener, News
 from bookd.orders.rules import Order, Status
 from bookd.storage import inbox, outbox
 from bookd.storage.outbox import Trace
@@ -73,9 +73,13 @@ class OrdersServicer(orders_pb2_grpc.OrdersServiceServicer):
             updated_at=now,
         )
         trace = _trace(context)
-        placed = await self._write_once(context, now, lambda connection: saga.place(connection, order, trace))
-        if placed.user_id != principal.subject:
-            raise InvalidArgument("the message id was used by somebody else", reason="IDEMPOTENCY_KEY_REUSED")
+        with self._news.listen(order.order_id, self._patience_of(context)) as listener:
+            placed = await self._write_once(context, now, lambda connection: saga.place(connection, order, trace))
+            if placed.user_id != principal.subject:
+                raise InvalidArgument("the message id was used by somebody else", reason="IDEMPOTENCY_KEY_REUSED")
+            if placed.order_id == order.order_id:  # it is new, so that the saga has just begun
+                await listener.next()
+                return await self._when_it_stands(order.order_id, listener)
         return await self._after_the_saga(placed.order_id, context)
 
     async def CancelOrder(self, request: orders_pb2.CancelOrderRequest, context: Context) -> orders_pb2.Order:
@@ -118,11 +122,13 @@ class OrdersServicer(orders_pb2_grpc.OrdersServiceServicer):
 
     async def ApplyOutcome(self, request: orders_pb2.ApplyOutcomeRequest, context: Context) -> Empty:
         """Apply what became of a step that the MOM had kept."""
-        order_id = await self._write(saga.apply, request.outcome, _trace(context), self._now())
-        if order_id is None:
+        applied: saga.Applied | None = await self._told(
+            self._desk.jot(saga.apply, request.outcome, _trace(context), self._now())
+        )
+        if applied is None:
             self.log.warn("an outcome came for {message_id}, which no saga sent", message_id=request.outcome.message_id)
         else:
-            self._news.tell(order_id)
+            self._news.tell(applied.order_id, applied.stands)
         return Empty()
 
     async def TakeUserDeleted(self, request: orders_pb2.TakeUserDeletedRequest, context: Context) -> Empty:
@@ -136,36 +142,42 @@ class OrdersServicer(orders_pb2_grpc.OrdersServiceServicer):
             cancelled.extend(saga.user_deleted(connection, gone.user_id, trace, now))
             return Empty()
 
-        await self._write(inbox.once, context.call, Empty, now, work)
+        await self._told(self._desk.write(inbox.once, context.call, Empty, now, work))
         for order_id in cancelled:
             self._news.tell(order_id)
         return Empty()
 
     def _write_once(
-        self, context: Context, now: int, work: Callable[[Connection], Order]
+        self, context: Context, now: int, work: Callable[[Connection], orders_pb2.Order]
     ) -> Deferred[orders_pb2.Order]:
         """The order as `work` left it; for a message that comes again, as it left it the first time."""
-        return self._write(
-            inbox.once, context.call, orders_pb2.Order, now, lambda connection: to_message(work(connection))
-        )
+        return self._told(self._desk.jot(inbox.once, context.call, orders_pb2.Order, now, work))
 
-    def _write(self, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
-        """Commit, then wake the relay, whether or not the caller still waits for that."""
+    def _told(self, written: Deferred[Any]) -> Deferred[Any]:
+        """Wake the relay once it is committed, whether or not the caller still waits for that."""
 
         def committed(result: Any) -> Any:
             self._wake()
             return result
 
-        return shield(self._desk.write(work, *args).addCallback(committed))
+        return shield(written.addCallback(committed))
 
     async def _after_the_saga(self, order_id: str, context: Context) -> orders_pb2.Order:
-        remaining = context.time_remaining()
-        patience = self._patience if remaining is None else min(self._patience, remaining - MARGIN)
-        with self._news.listen(order_id, patience) as listener:
+        with self._news.listen(order_id, self._patience_of(context)) as listener:
+            return await self._when_it_stands(order_id, listener)
+
+    async def _when_it_stands(self, order_id: str, listener: Listener) -> orders_pb2.Order:
+        """The order once nothing more is to be expected soon, or as it is when the patience is over."""
+        while listener.stands is None:
             order, under_way = await self._desk.glance(_stand, order_id)
-            while under_way and await listener.next():
-                order, under_way = await self._desk.glance(_stand, order_id)
-        return to_message(order)
+            if not (under_way and await listener.next()):
+                return to_message(order)
+        return listener.stands
+
+    def _patience_of(self, context: Context) -> float:
+        """Seconds that a caller is made to wait for the saga."""
+        remaining = context.time_remaining()
+        return self._patience if remaining is None else min(self._patience, remaining - MARGIN)
 
 
 def _stand(connection: Connection, order_id: str) -> tuple[Order, bool]:

@@ -12,6 +12,7 @@ stands for a list (`in_` with `expanding`) cannot be prepared.
 
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -35,15 +36,14 @@ class Prepared:
 
     def rows(self, connection: Connection, values: Values = _NONE) -> list[Any]:
         """All rows that it answers."""
-        made = self._for(connection, values)
-        cursor = made.execute(connection, made.arguments(values))
+        made, cursor = self._run(connection, values)
         return [made.row(row) for row in cursor.fetchall()]
 
     def row(self, connection: Connection, values: Values = _NONE) -> Any | None:
         """The row that it answers, if there is one. Of several, the first."""
-        made = self._for(connection, values)
+        made, cursor = self._run(connection, values)
         # All are fetched: until then the statement is not over.
-        rows = made.execute(connection, made.arguments(values)).fetchall()
+        rows = cursor.fetchall()
         return made.row(rows[0]) if rows else None
 
     def value(self, connection: Connection, values: Values = _NONE) -> Any | None:
@@ -53,77 +53,65 @@ class Prepared:
 
     def run(self, connection: Connection, values: Values = _NONE) -> int:
         """Run it; answers how many rows it has changed."""
-        made = self._for(connection, values)
-        changed: int = made.execute(connection, made.arguments(values)).rowcount
+        changed: int = self._run(connection, values)[1].rowcount
         return changed
 
     def run_each(self, connection: Connection, several: Sequence[Values]) -> None:
         """Run it once for each of several values, in this order."""
-        if several:
-            made = self._for(connection, several[0])
-            made.execute(connection, [made.arguments(values) for values in several], many=True)
+        if len(several) == 1:
+            self._run(connection, several[0])
+        elif several:
+            made = self._made.get(connection.dialect.name) or self._make(connection.dialect, several[0])
+            _begun(connection)
+            say(connection, made.sql, [made.arguments(values) for values in several], many=True)
 
-    def _for(self, connection: Connection, values: Values) -> "_Made":
-        made = self._made.get(connection.dialect.name)
-        if made is None:
-            made = self._made[connection.dialect.name] = _Made(self._statement, connection.dialect, list(values))
+    def _run(self, connection: Connection, values: Values) -> tuple["_Made", Any]:
+        made = self._made.get(connection.dialect.name) or self._make(connection.dialect, values)
+        _begun(connection)
+        return made, say(connection, made.sql, made.arguments(values))
+
+    def _make(self, dialect: Dialect, values: Values) -> "_Made":
+        made = self._made[dialect.name] = _Made(self._statement, dialect, list(values))
         return made
 
 
 class _Made:
-    """A statement as one dialect's driver takes it."""
+    """A statement as one dialect's driver takes it: its text, what makes the driver's arguments of the values, and what makes
+    a row of the driver's."""
 
     def __init__(self, statement: Any, dialect: Dialect, names: list[str]) -> None:
         chosen = statement[dialect.name] if isinstance(statement, Mapping) else statement
         compiled = chosen.compile(dialect=dialect, column_keys=names)
-        self._sql = str(compiled)
-        if "POSTCOMPILE" in self._sql:
-            raise ValueError(f"this cannot be prepared, a list stands in it: {self._sql}")
-        self._fixed = {name: value for name, value in compiled.params.items() if name not in names}
-        self._prepare = _processors(
+        self.sql = str(compiled)
+        if "POSTCOMPILE" in self.sql:
+            raise ValueError(f"this cannot be prepared, a list stands in it: {self.sql}")
+        # A driver takes its values either in the order of their places, or by their names.
+        places: Sequence[str] | None = compiled.positiontup
+        placed: Callable[[Values], Any] = dict if places is None else _in_order(places)
+        fixed = {name: value for name, value in compiled.params.items() if name not in names}
+        prepare = _processors(
             (name, bind.type.dialect_impl(dialect).bind_processor(dialect), bind.type)
             for name, bind in compiled.binds.items()
         )
-        places: Sequence[str] | None = compiled.positiontup
-        # A driver takes its values either in the order of their places, or by their names.
-        self._placed: Callable[[Values], Any] = dict if places is None else _in_order(places)
+        fixed |= {name: process(fixed[name]) for name, process in prepare if name in fixed}
+        prepare = [(name, process) for name, process in prepare if name not in fixed]
+        self.arguments = _then(_prepared(fixed, prepare), placed) if fixed or prepare else placed
         columns = getattr(chosen, "exported_columns", ())
-        self._told = _processors(
+        told = _processors(
             (place, column.type.dialect_impl(dialect).result_processor(dialect, None), column.type)
             for place, column in enumerate(columns)
         )
         names = [str(column.key) for column in columns]
-        row: Any = namedtuple("Row", names, rename=True)  # type: ignore[misc]  # the names are known only here
-        self._row: Callable[[Sequence[Any]], Any] = row._make
-
-    def arguments(self, values: Values) -> Any:
-        """What the driver gets."""
-        if self._fixed:
-            values = {**values, **self._fixed}
-        if self._prepare:
-            values = {**values, **{name: prepare(values[name]) for name, prepare in self._prepare}}
-        return self._placed(values)
-
-    def row(self, row: Sequence[Any]) -> Any:
-        """A row as it is told."""
-        if self._told:
-            told = list(row)
-            for place, tell in self._told:
-                told[place] = tell(told[place])
-            row = told
-        return self._row(row)
-
-    def execute(self, connection: Connection, arguments: Any, *, many: bool = False) -> Any:
-        """Let the driver do it."""
-        if not connection.in_transaction():
-            connection.begin()
-        return say(connection, self._sql, arguments, many=many)
+        named: Any = namedtuple("Row", names, rename=True)  # type: ignore[misc]  # the names are known only here
+        # What its `_make` does, but for counting the columns.
+        row: Callable[[Sequence[Any]], Any] = partial(tuple.__new__, named)
+        self.row = _then(_told(told), row) if told else row
 
 
 def say(connection: Connection, sql: str, arguments: Any = (), *, many: bool = False) -> Any:
     """Give the driver a statement in its own words; answers the cursor. What it raises is SQLAlchemy's."""
     dialect: Any = connection.dialect
-    cursor = connection.connection.cursor()
+    cursor: Any = connection.connection.dbapi_connection.cursor()  # type: ignore[union-attr]
     do = dialect.do_executemany if many else dialect.do_execute
     try:
         do(cursor, sql, arguments)
@@ -134,10 +122,39 @@ def say(connection: Connection, sql: str, arguments: Any = (), *, many: bool = F
     return cursor
 
 
+def _begun(connection: Connection) -> None:
+    if not connection.in_transaction():
+        connection.begin()
+
+
 def _in_order(places: Sequence[str]) -> Callable[[Values], tuple[Any, ...]]:
     if len(places) > 1:
         return itemgetter(*places)
-    return lambda values: tuple(values[name] for name in places)
+    if places:
+        place = places[0]
+        return lambda values: (values[place],)
+    return lambda values: ()
+
+
+def _then(first: Callable[[Any], Any], second: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: second(first(value))
+
+
+def _prepared(fixed: Values, prepare: list[tuple[Any, Callable[[Any], Any]]]) -> Callable[[Values], Values]:
+    def arguments(values: Values) -> Values:
+        return {**values, **{name: process(values[name]) for name, process in prepare}, **fixed}
+
+    return arguments
+
+
+def _told(told: list[tuple[Any, Callable[[Any], Any]]]) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    def tell(row: Sequence[Any]) -> Sequence[Any]:
+        values = list(row)
+        for place, process in told:
+            values[place] = process(values[place])
+        return values
+
+    return tell
 
 
 def _processors(each: Iterable[tuple[Any, Any, Any]]) -> list[tuple[Any, Callable[[Any], Any]]]:

@@ -24,6 +24,10 @@ class ImmediateDesk:
         """Run `work(connection, …)` in a transaction of its own and commit it."""
         return _run(self._engine, work, *args, **kwargs)
 
+    def jot(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Run `work(connection, …)` in a transaction of its own and commit it."""
+        return _run(self._engine, work, *args, **kwargs)
+
     def read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Run `work(connection, …)`."""
         return _run(self._reading, work, *args, **kwargs)

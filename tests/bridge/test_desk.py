@@ -1,14 +1,17 @@
 """The desk: group commit, isolation of units, refusal, and an orderly end."""
 
 import threading
+import time
 from pathlib import Path
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import OperationalError
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
+from bookd.bridge import desk
 from bookd.bridge.desk import Desk
 from bookd.errors import NotFound, Unavailable
 from bookd.storage.engine import open_engine
@@ -87,10 +90,11 @@ class DeskTests(TestCase):
         """Units that come while a commit is under way are committed together."""
         commits: list[int] = []
         gate = threading.Event()
-        from sqlalchemy import event
-
         event.listen(self.engine, "commit", lambda connection: commits.append(1))
-        first = self.desk.write(lambda connection: gate.wait(10))
+        begun = threading.Event()
+        first = self.desk.write(lambda connection: (begun.set(), gate.wait(10)))
+        while not begun.is_set():
+            await deferLater(reactor, 0.001, lambda: None)
         waiting = [self.desk.write(insert, number) for number in range(100)]
         gate.set()
         await gatherResults([first, *waiting])
@@ -164,15 +168,122 @@ class DeskTests(TestCase):
         for _ in range(3000):
             self.assertEqual(self.successResultOf(self.desk.glance(numbers)), [])
 
+    async def jotted(self) -> None:
+        """Wait until jots need no thread."""
+        await self.desk.jot(lambda connection: None)
+
+    async def test_jots_are_run_here(self) -> None:
+        """Jots are run on the reactor's thread, in groups, and are on the disk when their Deferreds fire."""
+        await self.jotted()
+        threads: list[object] = []
+        commits: list[object] = []
+        event.listen(self.engine, "commit", lambda connection: commits.append(threading.current_thread()))
+
+        def jot(connection: Connection, number: int) -> int:
+            threads.append(threading.current_thread())
+            return insert(connection, number)
+
+        jots = [self.desk.jot(jot, number) for number in range(2 * desk.FEW)]
+        self.assertEqual(threads, [])
+        self.assertEqual(await gatherResults(jots), list(range(2 * desk.FEW)))
+        self.assertEqual(set(threads), {threading.current_thread()})
+        self.assertNotIn(threading.current_thread(), commits)
+        self.assertLess(len(commits), desk.FEW)
+        other = open_engine(self.path)
+        self.addCleanup(other.dispose)
+        with other.connect() as connection:
+            self.assertEqual(numbers(connection), list(range(2 * desk.FEW)))
+
+    async def test_jots_and_writes_in_order(self) -> None:
+        """Units are run in the order in which they were given, wherever that is."""
+        await self.jotted()
+        order: list[int] = []
+        verbs = [self.desk.write if number % 7 in (0, 1, 5) else self.desk.jot for number in range(100)]
+        await gatherResults([verb(lambda _, n=n: order.append(n)) for n, verb in enumerate(verbs)])
+        self.assertEqual(order, list(range(100)))
+
+    async def test_jots_fail_alone(self) -> None:
+        """A jot that fails leaves nothing behind, one that was refused leaves that, and their neighbours are committed."""
+        await self.jotted()
+
+        def refuse(connection: Connection) -> None:
+            insert(connection, 9)
+            raise Refused(NotFound("no"))
+
+        first, second = self.desk.jot(insert, 1), self.desk.jot(insert_and_fail, 2)
+        third, fourth = self.desk.jot(refuse), self.desk.jot(insert, 4)
+        await self.assertFailure(second, NotFound)
+        await self.assertFailure(third, NotFound)
+        await gatherResults([first, fourth])
+        self.assertEqual(await self.desk.read(numbers), [1, 4, 9])
+
+    async def test_jots_that_end_the_transaction(self) -> None:
+        """When the database itself fails in the middle of a group, none of it has had an effect, and the next one is fine."""
+        await self.jotted()
+
+        def end(connection: Connection) -> None:
+            connection.execute(text("ROLLBACK"))
+            raise NotFound("no")
+
+        jots = [self.desk.jot(insert, 1), self.desk.jot(end), self.desk.jot(insert, 3)]
+        for each in jots[:2]:
+            self.assertEqual((await self.assertFailure(each, Unavailable)).reason, "STORAGE")
+        await jots[2]
+        self.assertEqual(await self.desk.read(numbers), [3])
+
+    async def test_somebody_else_writes(self) -> None:
+        """While another process has the database, jots wait for it in the thread, and the reactor goes on."""
+        await self.jotted()
+        other = open_engine(self.path)
+        self.addCleanup(other.dispose)
+        threads: list[object] = []
+        with other.connect() as connection:
+            transaction = connection.begin()
+            insert(connection, 1)
+            jot = self.desk.jot(lambda c: (threads.append(threading.current_thread()), insert(c, 2)))
+            await deferLater(reactor, 0.2, lambda: None)
+            self.assertNoResult(jot)
+            transaction.commit()
+        await jot
+        self.assertNotIn(threading.current_thread(), threads)
+        self.assertEqual(await self.desk.read(numbers), [1, 2])
+
+    async def test_jots_that_last(self) -> None:
+        """After a group that has held up the reactor, jots go to the thread for a while."""
+        await self.jotted()
+        self.patch(desk, "REST", 0.2)
+
+        def where(connection: Connection, seconds: float) -> threading.Thread:
+            time.sleep(seconds)
+            return threading.current_thread()
+
+        here = threading.current_thread()
+        self.assertIs(await self.desk.jot(where, 2 * desk.LONG), here)
+        self.assertIsNot(await self.desk.jot(where, 0), here)
+        await deferLater(reactor, 0.25, lambda: None)
+        self.assertIs(await self.desk.jot(where, 0), here)
+
+    async def test_how_long_a_group_is_run(self) -> None:
+        """No further jot is begun once a group has taken its time: the reactor has its turn between."""
+        await self.jotted()
+        turns: list[int] = []
+        done: list[int] = []
+        jots = [self.desk.jot(lambda _: (time.sleep(desk.SLICE), done.append(1))) for _ in range(3)]
+        jots[0].addCallback(lambda _: turns.append(len(done)))
+        await gatherResults(jots)
+        self.assertEqual(turns, [1])
+
     async def test_readers_do_not_write(self) -> None:
         """A unit given to `read` cannot change anything."""
         await self.assertFailure(self.desk.read(insert, 1), OperationalError)
 
     async def test_stop_commits_what_was_accepted(self) -> None:
         """stopService fires when what was accepted is on disk; then further work is refused."""
-        waiting = [self.desk.write(insert, number) for number in range(50)]
+        await self.jotted()
+        waiting = [(self.desk.jot if number % 3 else self.desk.write)(insert, number) for number in range(50)]
         await self.desk.stopService()
         self.assertEqual(len(await gatherResults(waiting)), 50)
+        await self.assertFailure(self.desk.jot(insert, 99), Unavailable)
         await self.assertFailure(self.desk.write(insert, 99), Unavailable)
         await self.assertFailure(self.desk.read(numbers), Unavailable)
         await self.assertFailure(self.desk.glance(numbers), Unavailable)

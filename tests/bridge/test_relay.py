@@ -58,6 +58,7 @@ class RelayTests(SynchronousTestCase):
         self.open: dict[int, Deferred[bytes]] = {}
         self.applied: list[message_pb2.Outcome] = []
         self.told: list[str] = []
+        self.heard: list[Any] = []
         self.failing = 0
         self.reads = 0
         self.relay = self.build()
@@ -65,9 +66,13 @@ class RelayTests(SynchronousTestCase):
         self.addCleanup(self.stop)
 
     def build(self) -> Relay:
-        return Relay(
-            self.clock, self.desk, self, now=self.now, apply=self.apply, told=self.told.append, jitter=lambda: 1.0
-        )
+        return Relay(self.clock, self.desk, self, now=self.now, apply=self.apply, told=self.hear, jitter=lambda: 1.0)
+
+    def hear(self, lane: str, applied: Any) -> None:
+        """The news."""
+        self.told.append(lane)
+        if applied is not None:
+            self.heard.append(applied)
 
     def stop(self) -> None:
         """Stop; nothing is left behind."""
@@ -90,12 +95,13 @@ class RelayTests(SynchronousTestCase):
 
         return call
 
-    def apply(self, connection: Connection, sent: Message, outcome: message_pb2.Outcome, now: int) -> None:
+    def apply(self, connection: Connection, sent: Message, outcome: message_pb2.Outcome, now: int) -> str:
         """What the service makes of an outcome: notes it, in the transaction too."""
         if self.failing:
             self.failing -= 1
             raise Refusal
         self.applied.append(outcome)
+        return f"made of {outcome.message_id[-1]}"
 
     def put(self, *messages: Message) -> None:
         """Commit messages and wake the relay."""
@@ -212,7 +218,7 @@ class RelayTests(SynchronousTestCase):
         for jitter, pause in ((0.0, 0.05), (1.0, 0.1)):
             self.successResultOf(self.relay.stopService())
             self.relay = Relay(
-                self.clock, self.desk, self, now=self.now, apply=self.apply, told=self.told.append,
+                self.clock, self.desk, self, now=self.now, apply=self.apply, told=self.hear,
                 jitter=lambda jitter=jitter: jitter,
             )  # fmt: skip
             self.relay.startService()
@@ -295,7 +301,7 @@ class RelayTests(SynchronousTestCase):
     def test_told_fails(self) -> None:
         """Who cannot take the news does not stop the relay."""
 
-        def told(lane: str) -> None:
+        def told(lane: str, applied: Any) -> None:
             raise Refusal
 
         self.patch(self.relay, "_told", told)
@@ -333,12 +339,12 @@ class RelayTests(SynchronousTestCase):
     def test_stop_waits_for_the_commit(self) -> None:
         """An answer that has come is committed before stopService is done."""
         self.put(message(1))
-        write, slow = self.desk.write, Deferred()  # type: ignore[var-annotated]
+        write, slow = self.desk.jot, Deferred()  # type: ignore[var-annotated]
 
         def late(*args: Any) -> Deferred[Any]:
             return slow.addCallback(lambda _: write(*args))
 
-        self.desk.write = late  # type: ignore[assignment,method-assign]
+        self.desk.jot = late  # type: ignore[assignment,method-assign]
         self.answer(1)
         stopped = self.relay.stopService()
         self.assertNoResult(stopped)
@@ -377,6 +383,7 @@ class RelayTests(SynchronousTestCase):
         self.put(event(4), event(5), message(6))
         self.assertEqual((self.published(), self.numbers()), ([b"1,2,"], [0, 3, 6]))
         self.answer(0)
+        self.push(relay.PACE)
         self.assertEqual((sorted(self.left()), self.published()), ([3, 4, 5, 6], [b"1,2,", b"4,5,"]))
         self.answer(0)
         self.assertEqual((sorted(self.left()), self.told), ([3, 6], ["event 1", "event 2", "event 4", "event 5"]))
@@ -387,6 +394,7 @@ class RelayTests(SynchronousTestCase):
         self.put(event(1, "a"), event(2, "a"), event(3, "b"), event(4, "a"))
         self.put(event(5, "a"))
         self.answer(0)
+        self.push(relay.PACE)
         self.answer(0)
         self.assertEqual((self.published(), self.left()), ([b"1,2,3,4,", b"5,"], []))
 
@@ -443,13 +451,13 @@ class RelayTests(SynchronousTestCase):
 
     def test_published_but_not_removed(self) -> None:
         """When the database does not take that they are published, they are published again: the MOM knows them."""
-        write = self.desk.write
-        self.desk.write = lambda *args: fail(Unavailable("the disk", reason="STORAGE"))  # type: ignore[assignment,method-assign]
+        write = self.desk.jot
+        self.desk.jot = lambda *args: fail(Unavailable("the disk", reason="STORAGE"))  # type: ignore[assignment,method-assign]
         self.successResultOf(write(outbox.put, event(1), self.now()))
         self.relay.wake()
         self.turn()
         self.answer(0)
-        self.desk.write = write  # type: ignore[method-assign]
+        self.desk.jot = write  # type: ignore[method-assign]
         self.push(relay.LONGEST_PAUSE - 0.1)
         self.assertEqual(len(self.calls), 1)
         self.push(0.2)

@@ -19,14 +19,15 @@ import os
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
 
 from sqlalchemy import Connection
 from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
 from twisted.scripts.twistd import run
+
+from bookd.bridge.commits import Commits, Unit
 
 # Seconds between an early answer and its commit.
 EARLY = 0.5
@@ -58,25 +59,21 @@ def early() -> None:
     """Tell first, and commit then."""
     from twisted.internet import reactor as running
 
-    from bookd.bridge import desk
+    run_units, commit = Commits.run, Commits.commit
 
-    def commit(self: Any, group: list[Any]) -> None:
-        with self._engine.connect() as connection, connection.begin():
-            for unit in group:
-                savepoint = connection.begin_nested()
-                try:
-                    unit.result = unit.work(connection)
-                except Exception:
-                    unit.result = Failure()
-                    savepoint.rollback()
-                else:
-                    savepoint.commit()
-                # What is told after the commit goes to nobody.
-                told, unit.deferred = unit.deferred, Deferred().addErrback(lambda _: None)
-                running.callFromThread(told.callback, unit.result)  # type: ignore[attr-defined]
-            time.sleep(EARLY)
+    def told(self: Commits, units: Iterable[Unit]) -> None:
+        group = list(units)
+        run_units(self, group)
+        for unit in group:
+            # What is told after the commit goes to nobody.
+            early, unit.deferred = unit.deferred, Deferred().addErrback(lambda _: None)
+            running.callFromThread(early.callback, unit.result)  # type: ignore[attr-defined]
 
-    desk.Commits.commit = commit  # type: ignore[method-assign]
+    def committed(self: Commits) -> None:
+        time.sleep(EARLY)
+        commit(self)
+
+    Commits.run, Commits.commit = told, committed  # type: ignore[method-assign]
 
 
 def main() -> None:

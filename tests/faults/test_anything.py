@@ -118,6 +118,8 @@ class Forgetful(InventoryServicer):
         self._wake()
         return made
 
+    _jot = _write
+
 
 class WithoutInbox(World):
     """A world that does not remember what was applied."""

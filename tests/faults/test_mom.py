@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from bookd.bridge.desk import Desk
 from bookd.errors import BookdError
@@ -226,7 +227,8 @@ class Together(Process):
     second = draft(2, request=b"other", fingerprint=b"?" * 32)
 
     def make_desk(self, engine: Engine) -> Any:
-        desk = Desk(None, engine)
+        self.clock = Clock()
+        desk = Desk(self.clock, engine)
         self.workers: Any = HeldWorkers()
         desk._writer = desk._readers = self.workers
         desk.running = 1
@@ -234,17 +236,22 @@ class Together(Process):
 
     def do(self, work: Any) -> Any:
         deferred = work if isinstance(work, Deferred) else Deferred.fromCoroutine(work)
-        self.workers.release()
+        self.turn()
         return result(deferred)
+
+    def turn(self) -> None:
+        """Let the desk do what it was asked for."""
+        self.workers.release()
+        while self.clock.getDelayedCalls():
+            self.clock.advance(0)
+            self.workers.release()
 
     def ask(self) -> list[str]:
         """Ask for three things at once; answers the message ids and reasons that came."""
         answers: list[Any] = [None] * 3
-        # While the desk is busy with this one, the others gather.
-        self.desk.write(lambda _: None).addErrback(lambda _: None)
         for number, each in enumerate((draft(1), self.second, draft(3))):
             self.spool.keep(each).addBoth(lambda answer, number=number: answers.__setitem__(number, answer))
-        self.workers.release()
+        self.turn()
         return [
             answer.message_id if isinstance(answer, Kept) else getattr(answer.value, "reason", "") for answer in answers
         ]

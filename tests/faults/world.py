@@ -112,7 +112,7 @@ class Process:
 
         return serve
 
-    def _relay(self, apply: Any, told: Any = lambda _: None) -> Relay:
+    def _relay(self, apply: Any, told: Any = lambda lane, applied: None) -> Relay:
         channel = Line(self.world, self, "mom")
         relay = Relay(
             self.world.clock, self.desk, channel, now=self.world.now, apply=apply, told=told, jitter=lambda: 1.0

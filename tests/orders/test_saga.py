@@ -141,7 +141,9 @@ class EventTests(SynchronousTestCase):
         first = outcome(self.connection, "RESERVE", reserved())
         second = outcome(self.connection, "RESERVE", code=13)
         for each in (first, first, second):
-            self.assertEqual(saga.apply(self.connection, each, TRACE, 2), ORDER_ID)
+            applied = saga.apply(self.connection, each, TRACE, 2)
+            assert applied is not None
+            self.assertEqual(applied.order_id, ORDER_ID)
         self.assertEqual((self.load().status, self.load().version), (Status.CONFIRMED, 2))
         self.assertEqual(self.sent(), ["ReserveStock"])
 

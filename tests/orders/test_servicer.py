@@ -6,9 +6,11 @@ from uuid import uuid4
 from google.type.money_pb2 import Money
 from twisted.internet.defer import CancelledError, Deferred
 
+from bookd.bridge.relay import PACE
 from bookd.contract import metadata
 from bookd.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, Unauthenticated
 from bookd.orders.rules import Status
+from bookd.testing.faults import overhear
 from bookd.wire.mom.v1 import message_pb2
 from bookd.wire.orders.v1 import orders_pb2
 from bookd.wire.policy.v1 import policy_pb2
@@ -35,6 +37,14 @@ class CreateTests(OrdersTestCase):
         self.assertEqual(order.created_at.ToMicroseconds(), self.now())
         self.assertEqual(self.mom.inventory.stock, {"a": 9, "b": 8})
         self.assertEqual(self.outbox(), [])
+
+    def test_needs_no_look(self) -> None:
+        """An order that is decided while its caller waits is answered as it was decided; nobody reads it again."""
+        read: list[str] = []
+        with overhear(self.engine, lambda text, _: read.append(text)):
+            order = self.created()
+        self.assertEqual(order.status, CONFIRMED)
+        self.assertEqual(sum("FROM order_items" in text for text in read), 1, read)  # by the saga, in its transaction
 
     def test_what_is_sent(self) -> None:
         """The reservation bears a message id that follows from the order, a reply method, and the caller's trace."""
@@ -481,6 +491,7 @@ class UserDeletedTests(OrdersTestCase):
         self.successResultOf(self.take(UserDeleted(user_id=USER)))
         self.mom.deliver()
         self.assertEqual(self.load(order.order_id).status, Status.CANCELLED)
+        self.clock.advance(PACE)
         self.assertEqual(self.mom.told(), ["OrderPlaced", "OrderCancelled"])
         self.assertEqual(self.mom.inventory.held(), set())
 

@@ -1,0 +1,124 @@
+"""Runs units of work in one transaction, each in a savepoint of its own, and commits them together. Synchronous.
+
+On SQLite the transactions share a connection as long as nothing goes wrong with it, and it may be used by one thread after
+the other. It waits for another process's lock only where it is told that it may.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from attrs import define
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import OperationalError
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from bookd.storage import savepoint
+from bookd.storage.engine import BUSY
+from bookd.storage.inbox import Refused
+from bookd.storage.prepared import say
+
+
+@define(eq=False)
+class Unit:
+    """Work, whom to tell, and what came of it. One that is `brief` may be run where nothing may take long."""
+
+    work: Callable[[Connection], Any]
+    deferred: Deferred[Any]
+    brief: bool = False
+    result: Any = None
+
+
+class Commits:
+    """The transactions of one writer, one after the other."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.keeps = engine.dialect.name == "sqlite"
+        self._connection: Connection | None = None
+
+    def begin(self) -> bool:
+        """Begin a transaction without waiting for anything; False if that cannot be done now. Raises what else the database
+        raises."""
+        connection = self._connection
+        if connection is None:
+            return False
+        try:
+            connection.begin()
+        except OperationalError:
+            return False  # somebody else writes, or it is broken, which who may wait will see
+        return True
+
+    def run(self, units: Iterable[Unit]) -> None:
+        """Run units in the transaction that has begun.
+
+        Raises what the database raises outside of the units' own work; then nothing of them has had an effect.
+        """
+        connection = self._connection
+        assert connection is not None
+        try:
+            for unit in units:
+                _run(unit, connection)
+        except BaseException:
+            self.close()
+            raise
+
+    def commit(self) -> None:
+        """End the transaction. Raises as `run` does."""
+        connection = self._connection
+        assert connection is not None
+        try:
+            connection.commit()
+        except BaseException:
+            self.close()
+            raise
+        if not self.keeps:
+            self._connection = None
+            connection.close()
+
+    def whole(self, units: Iterable[Unit]) -> None:
+        """All in one: begin, run, commit; waits for others that write. Raises as `run` does."""
+        connection = self._connection
+        if connection is None:
+            connection = self._connection = self._engine.connect()
+            if self.keeps:
+                say(connection, "PRAGMA busy_timeout = 0")
+        try:
+            if not self.begin():
+                self._wait(connection)
+        except BaseException:
+            self.close()
+            raise
+        self.run(units)
+        self.commit()
+
+    def close(self) -> None:
+        """Close the connection; a transaction is undone."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            # Nobody else gets it: it may be in the middle of what the database has refused to end, and waits for nobody.
+            connection.invalidate()
+            connection.close()
+
+    def _wait(self, connection: Connection) -> None:
+        if self.keeps:
+            say(connection, f"PRAGMA busy_timeout = {BUSY * 1000}")
+        try:
+            connection.begin()
+        finally:
+            if self.keeps:
+                say(connection, "PRAGMA busy_timeout = 0")
+
+
+def _run(unit: Unit, connection: Connection) -> None:
+    savepoint.begin(connection)
+    try:
+        unit.result = unit.work(connection)
+    except Refused as refused:
+        unit.result = Failure(refused.error)
+        savepoint.keep(connection)
+    except Exception:
+        unit.result = Failure()
+        savepoint.undo(connection)
+    else:
+        savepoint.keep(connection)
