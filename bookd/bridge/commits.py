@@ -13,9 +13,10 @@ from sqlalchemy.exc import OperationalError
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from bookd.storage import savepoint
+from bookd.storage import outbox, savepoint
 from bookd.storage.engine import BUSY
 from bookd.storage.inbox import Refused
+from bookd.storage.outbox import Put
 from bookd.storage.prepared import say
 
 
@@ -36,6 +37,7 @@ class Commits:
         self._engine = engine
         self.keeps = engine.dialect.name == "sqlite"
         self._connection: Connection | None = None
+        self._put: list[Put] = []
 
     def begin(self) -> bool:
         """Begin a transaction without waiting for anything; False if that cannot be done now. Raises what else the database
@@ -47,6 +49,7 @@ class Commits:
             connection.begin()
         except OperationalError:
             return False  # somebody else writes, or it is broken, which who may wait will see
+        self._put = outbox.note(connection)
         return True
 
     def run(self, units: Iterable[Unit]) -> None:
@@ -58,13 +61,13 @@ class Commits:
         assert connection is not None
         try:
             for unit in units:
-                _run(unit, connection)
+                _run(unit, connection, self._put)
         except BaseException:
             self.close()
             raise
 
-    def commit(self) -> None:
-        """End the transaction. Raises as `run` does."""
+    def commit(self) -> list[Put]:
+        """End the transaction; answers which messages it has put. Raises as `run` does."""
         connection = self._connection
         assert connection is not None
         try:
@@ -75,9 +78,10 @@ class Commits:
         if not self.keeps:
             self._connection = None
             connection.close()
+        return self._put
 
-    def whole(self, units: Iterable[Unit]) -> None:
-        """All in one: begin, run, commit; waits for others that write. Raises as `run` does."""
+    def whole(self, units: Iterable[Unit]) -> list[Put]:
+        """All in one: begin, run, commit; waits for others that write. Answers and raises as these do."""
         connection = self._connection
         if connection is None:
             connection = self._connection = self._engine.connect()
@@ -90,7 +94,7 @@ class Commits:
             self.close()
             raise
         self.run(units)
-        self.commit()
+        return self.commit()
 
     def close(self) -> None:
         """Close the connection; a transaction is undone."""
@@ -108,17 +112,21 @@ class Commits:
         finally:
             if self.keeps:
                 say(connection, "PRAGMA busy_timeout = 0")
+        self._put = outbox.note(connection)
 
 
-def _run(unit: Unit, connection: Connection) -> None:
+def _run(unit: Unit, connection: Connection, put: list[Put]) -> None:
+    before = len(put)
     savepoint.begin(connection)
     try:
         unit.result = unit.work(connection)
     except Refused as refused:
         unit.result = Failure(refused.error)
+        del put[before:]
         savepoint.keep(connection)
     except Exception:
         unit.result = Failure()
+        del put[before:]
         savepoint.undo(connection)
     else:
         savepoint.keep(connection)

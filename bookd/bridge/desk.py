@@ -14,7 +14,8 @@ A unit of work is a plain synchronous function that takes a connection. Where it
   does. On SQLite it runs them at once, on the reactor's thread, and breaks off what takes more than about a millisecond,
   to do it as `read` does (`bookd.storage.point_reader`). On a server of databases it is `read`.
 
-Units are run in the order in which they are given, `write` and `jot` alike.
+Units are run in the order in which they are given, `write` and `jot` alike. What they have put into the outbox is told to
+`taker`, a relay, once it is committed.
 
 What is promised: a Deferred of `write` or `jot` that fires with a result means that the unit is on disk. One that fails with
 the unit's own exception means that nothing of the unit is, but a refusal that the inbox remembers; and it says nothing about
@@ -25,7 +26,7 @@ What is not promised: that cancelling a Deferred stops its unit. Whether it took
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine
@@ -38,6 +39,7 @@ from bookd.bridge.commits import Commits, Unit
 from bookd.bridge.workers import Workers
 from bookd.errors import Unavailable
 from bookd.storage.engine import reading
+from bookd.storage.outbox import Put
 from bookd.storage.point_reader import Lasting, PointReader
 
 P = ParamSpec("P")
@@ -77,9 +79,15 @@ class Desk(Service):
         self._quiet: Deferred[None] | None = None
         # Nothing is jotted before.
         self._rest_until = 0.0
+        self.taker: Callable[[Sequence[Put]], Any] = lambda put: None
         # Made by the first glance, in a thread; where it cannot be, glances are reads.
         self._point_reader: PointReader | None = None
         self._opening: Deferred[None] | None = None
+
+    @property
+    def alone(self) -> bool:
+        """Whether nobody else writes into this database while the daemon runs."""
+        return self._commits.keeps
 
     def startService(self) -> None:
         """Start the threads; the database is opened by the first unit."""
@@ -132,19 +140,28 @@ class Desk(Service):
             group += [self._waiting.popleft() for _ in range(min(GROUP, len(self._waiting)))]
             under_way = self._writer.run(self._commits.whole, group)
         under_way.addErrback(self._refuse, group)
-        under_way.addCallback(lambda _: self._go_on(group))
+        under_way.addCallback(self._go_on, group)
 
-    def _go_on(self, group: list[Unit]) -> None:
+    def _go_on(self, put: list[Put], group: list[Unit]) -> None:
         if self._waiting and not self._waiting[0].brief:
             # First the next group, then the news: the disk is not kept waiting for what callers make of the results.
             self._next()
-            _tell(group)
+            self._tell(group, put)
         else:
             # First the news: others have something to do while the next group is run here.
-            _tell(group)
+            self._tell(group, put)
             self._reactor.callLater(0, self._next)
 
-    def _jotted(self, group: list[Unit]) -> Deferred[None] | None:
+    def _tell(self, group: list[Unit], put: list[Put]) -> None:
+        for unit in group:
+            unit.deferred.callback(unit.result)
+        if put:
+            try:
+                self.taker(put)
+            except Exception:
+                self.log.failure("what was put into the outbox was not taken")
+
+    def _jotted(self, group: list[Unit]) -> Deferred[list[Put]] | None:
         """Run the next few units here, and fill `group` with them; fires when they are committed. None if none was run."""
         seconds = self._reactor.seconds
         began = seconds()
@@ -160,10 +177,11 @@ class Desk(Service):
             self._rest_until = seconds() + REST
         return self._writer.run(self._commits.commit)
 
-    def _refuse(self, failure: Failure, group: list[Unit]) -> None:
+    def _refuse(self, failure: Failure, group: list[Unit]) -> list[Put]:
         self.log.error("the database refused to commit {count} units: {error}", count=len(group), error=failure.value)
         for unit in group:
             unit.result = Failure(Unavailable("the database refused the write", reason=REASON, retry_after=1.0))
+        return []
 
     def glance(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Run `work(connection, …)`, which looks up a few rows and changes nothing, perhaps twice. It sees all that was
@@ -196,8 +214,3 @@ class Desk(Service):
 
         self._opening = self._readers.run(PointReader, self._engine).addCallback(opened)
         self._opening.addErrback(lambda failure: self.log.failure("glances run in threads", failure))
-
-
-def _tell(group: list[Unit]) -> None:
-    for unit in group:
-        unit.deferred.callback(unit.result)

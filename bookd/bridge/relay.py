@@ -16,15 +16,21 @@ Events are published together: while some are on their way the next gather, and 
 request of Publish, and so is one list behind another), whose success removes them all. What cannot be published
 together is published one by one, as other messages are sent, so that each gets an answer of its own.
 
+The desk tells the relay what was put, as soon as it is committed. While all that the outbox holds is under way, such a message
+is sent as it is, and nobody looks for it. Whenever that may not be so (after a start, when a message has to wait for those
+before it in its lane, for another attempt or for room, and where others may write into the database) the outbox is
+looked into, until it is so again.
+
 What is promised: a message that was put is sent until it ends in one of the first two ways, whatever fails in between,
 a crash of this process included. What is not: that it is sent once. Whoever takes it goes by its message id.
 """
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from random import random
 from typing import Any, Protocol
 
+from attrs import frozen
 from sqlalchemy import Connection
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
@@ -36,7 +42,7 @@ from bookd.contract import metadata
 from bookd.contract.status import detail, to_status
 from bookd.errors import FINAL, BookdError
 from bookd.storage import outbox
-from bookd.storage.outbox import PUBLISH
+from bookd.storage.outbox import PUBLISH, Put
 from bookd.wire.mom.v1 import message_pb2
 
 # Messages under way at a time, beside events that are published together; of these, and of their bytes, in one call.
@@ -58,7 +64,14 @@ Apply = Callable[[Connection, outbox.Message, message_pb2.Outcome, int], Any]
 
 
 class Desk(Protocol):
-    """Where units of work run: `bookd.bridge.desk.Desk`, or its fake."""
+    """Where units of work run: `bookd.bridge.desk.Desk`, or its fake. `taker` is told what was put; `alone` is whether nobody
+    else writes into the database."""
+
+    taker: Callable[[Sequence[Put]], Any]
+
+    @property
+    def alone(self) -> bool:
+        """Whether nobody else writes into this database."""
 
     def write(self, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
         """Run `work(connection, *args)`; fires once it is committed."""
@@ -80,13 +93,20 @@ class Channel(Protocol):
         """A callable that moves bytes: `(request, timeout=, metadata=)`."""
 
 
+@frozen
+class _Sending:
+    """What a lane is busy with."""
+
+    message_id: str
+    ended: "Deferred[None]"
+
+
 class Relay(Service):
     """The relay of one outbox.
 
     `apply(connection, message, outcome, now)` runs in the transaction that removes an answered message. `told(lane, applied)`
     is called on the reactor once a message of the lane has left the outbox, or has to wait, with what `apply` has answered,
-    if anything. `wake()` after each commit that put something;
-    what an earlier run has left is found by startService. `jitter` answers a number from 0 to 1.
+    if anything. What an earlier run has left is found by startService. `jitter` answers a number from 0 to 1.
     """
 
     log = Logger()
@@ -109,7 +129,10 @@ class Relay(Service):
         self._apply = apply
         self._told = told
         self._jitter = jitter
-        self._sending: dict[str, Deferred[None]] = {}  # by lane
+        self._sending: dict[str, _Sending] = {}  # by lane
+        # Whether all but fresh events is under way; and whether there may be fresh events.
+        self._caught_up = False
+        self._fresh = True
         self._publishing: list[outbox.Row] = []
         self._publish_from = 0.0  # not before, by the reactor's clock
         self._interruptible: set[Deferred[Any]] = set()
@@ -117,10 +140,12 @@ class Relay(Service):
         self._alarm: Any = None  # while it rests, with the rest
         self._resting: Deferred[None] | None = None
         self._loop: Deferred[None] | None = None
+        desk.taker = self.take
 
     def startService(self) -> None:
         """Begin with what is in the outbox."""
         super().startService()
+        self._caught_up, self._fresh = False, True
         self._loop = Deferred.fromCoroutine(self._run())
 
     def stopService(self) -> Deferred[None]:
@@ -131,11 +156,40 @@ class Relay(Service):
         if self._resting is not None:
             self._alarm.cancel()
             self._resting.callback(None)
-        quiet = [*set(self._sending.values()), *([self._loop] if self._loop is not None else [])]
-        return DeferredList(quiet).addCallback(lambda _: None)
+        quiet = {each.ended for each in self._sending.values()} | ({self._loop} if self._loop is not None else set())
+        return DeferredList(list(quiet)).addCallback(lambda _: None)
 
-    def wake(self) -> None:
-        """Look into the outbox, once for all who say so in this turn of the reactor, and soon after a look under way."""
+    def take(self, put: Sequence[Put]) -> None:
+        """Messages that were put, in this order, and are committed."""
+        if not self.running:
+            return
+        for each in put:
+            if each.message.method == PUBLISH:
+                self._fresh = True
+            elif self._caught_up and each.ready_at <= self._now() and self._has_room(each.message.lane):
+                self._send_it(each.message, 0)
+            else:
+                self._caught_up = False
+        self._look_if_needed()
+
+    def _has_room(self, lane: str) -> bool:
+        return lane not in self._sending and self._room() > 0
+
+    def _room(self) -> int:
+        return CONCURRENCY - len(self._sending) + len({row.message.lane for row in self._publishing})
+
+    def _look_if_needed(self) -> None:
+        """Look into the outbox, once for all who want that in this turn of the reactor, and soon after a look under way."""
+        if not self._caught_up:
+            self._wake()
+        elif self._fresh and not self._publishing:
+            pause = self._publish_from - self._reactor.seconds()
+            if pause <= 0:
+                self._wake()
+            elif self._resting is not None and self._alarm.getTime() > self._publish_from:
+                self._alarm.reset(pause)
+
+    def _wake(self) -> None:
         self._woken = True
         if self._resting is not None:
             self._alarm.reset(0)
@@ -147,29 +201,37 @@ class Relay(Service):
                 pause = await self._begin_what_is_due()
             except Exception:
                 self.log.failure("the outbox cannot be read")
+                self._caught_up = False
                 pause = LONGEST_PAUSE
             if self.running and not self._woken:
                 await self._rest(pause)
 
     async def _begin_what_is_due(self) -> float:
-        room = CONCURRENCY - len(self._sending) + len({row.message.lane for row in self._publishing})
+        room = self._room()
         if not room:
             return LOOK_AGAIN  # or as soon as one of them has ended
-        seconds = self._reactor.seconds()
-        early = max(0.0, self._publish_from - seconds)
+        early = max(0.0, self._publish_from - self._reactor.seconds())
         most = 0 if self._publishing or early else TOGETHER
-        events, rows, ready_at = await self._desk.glance(_look, self._now(), most, room, list(self._sending))
+        self._fresh = self._fresh and not most
+        under_way = [each.message_id for each in self._sending.values()]
+        events, rows, others, ready_at = await self._desk.glance(
+            _look, self._now(), most, room, list(self._sending), under_way
+        )
         if not self.running:
             return LOOK_AGAIN
         if events:
             self._publishing = _together(events)
             if len(self._publishing) == len(events) < TOGETHER:
-                self._publish_from = seconds + PACE
-            self._begin({row.message.lane for row in self._publishing}, self._publish(self._publishing))
+                self._publish_from = self._reactor.seconds() + PACE
+            else:
+                self._fresh = True  # there may be more
+            self._begin(dict.fromkeys((row.message.lane for row in self._publishing), ""), self._publish())
         for row in rows:
-            self._begin({row.message.lane}, self._send(row.message, row.attempts))
+            if row.message.lane not in self._sending:  # what was put while this was looked for may be under way by now
+                self._send_it(row.message, row.attempts)
+        self._caught_up = self._desk.alone and not others and not self._woken
         pause = LOOK_AGAIN if ready_at is None else min(LOOK_AGAIN, max(0.0, (ready_at - self._now()) / 1e6))
-        return min(pause, early) if early and not self._publishing else pause
+        return min(pause, early) if self._fresh and not self._publishing else pause
 
     async def _rest(self, seconds: float) -> None:
         self._resting = Deferred()
@@ -177,16 +239,20 @@ class Relay(Service):
         await self._resting
         self._alarm = self._resting = None
 
-    def _begin(self, lanes: set[str], work: Coroutine[Deferred[Any], Any, None]) -> None:
+    def _send_it(self, message: outbox.Message, attempts: int) -> None:
+        self._begin({message.lane: message.message_id}, self._send(message, attempts))
+
+    def _begin(self, lanes: dict[str, str], work: Coroutine[Deferred[Any], Any, None]) -> None:
+        """Begin something by which these lanes are busy, each with the message of this id, none for events together."""
         # Noted before it begins, as it may end before fromCoroutine returns.
         ended: Deferred[None] = Deferred()
-        self._sending |= dict.fromkeys(lanes, ended)
+        self._sending |= {lane: _Sending(message_id, ended) for lane, message_id in lanes.items()}
 
         def end(_: Any) -> None:
             for lane in lanes:
                 del self._sending[lane]
             ended.callback(None)
-            self.wake()
+            self._look_if_needed()
 
         Deferred.fromCoroutine(self._safely(work)).addBoth(end)
 
@@ -201,8 +267,10 @@ class Relay(Service):
             # The rows could not be changed, so they are ready still: their lanes are held here, lest this spins.
             with suppress(CancelledError):
                 await self._unless_stopped(deferLater(self._reactor, LONGEST_PAUSE))
+            self._caught_up = False
 
-    async def _publish(self, rows: list[outbox.Row]) -> None:
+    async def _publish(self) -> None:
+        rows = self._publishing
         ids = [row.message.message_id for row in rows]
         requests = b"".join(row.message.request for row in rows)
         try:
@@ -237,10 +305,11 @@ class Relay(Service):
             outcome.status.CopyFrom(to_status(error))
         self._tell(message.lane, await self._desk.jot(self._settle, message, outcome))
 
-    def _postpone(self, message_ids: list[str], attempts: int, error: BookdError) -> Deferred[None]:
+    async def _postpone(self, message_ids: list[str], attempts: int, error: BookdError) -> None:
         pause = min(FIRST_PAUSE * 2.0 ** min(attempts, 16), LONGEST_PAUSE) * (1 + self._jitter()) / 2
         text = f"{error.code.name}: {error.message}"
-        return self._desk.jot(outbox.postpone, message_ids, self._now() + round(pause * 1e6), text)
+        await self._desk.jot(outbox.postpone, message_ids, self._now() + round(pause * 1e6), text)
+        self._caught_up = False
 
     def _settle(self, connection: Connection, message: outbox.Message, outcome: message_pb2.Outcome) -> Any:
         # A message that is gone was kept and answered meanwhile; applying its outcome again changes nothing.
@@ -265,11 +334,14 @@ class Relay(Service):
 
 
 def _look(
-    connection: Connection, now: int, most: int, room: int, busy: list[str]
-) -> tuple[list[outbox.Row], list[outbox.Row], int | None]:
-    """Events that can be published together, what else can be sent now, and when there will be more of that."""
+    connection: Connection, now: int, most: int, room: int, busy: list[str], under_way: list[str]
+) -> tuple[list[outbox.Row], list[outbox.Row], bool, int | None]:
+    """Events that can be published together, what else can be sent now, whether there is more of that, and when some of it
+    will be ready."""
     events = outbox.fresh_events(connection, most, busy) if most else []
-    return events, outbox.due(connection, now, room, busy), outbox.next_ready(connection, now)
+    rows = outbox.due(connection, now, room, busy)
+    others = outbox.others(connection, under_way + [row.message.message_id for row in rows])
+    return events, rows, others, outbox.next_ready(connection, now) if others else None
 
 
 def _together(events: list[outbox.Row]) -> list[outbox.Row]:

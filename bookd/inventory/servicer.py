@@ -44,14 +44,11 @@ class Context(Protocol):
 
 class InventoryServicer:
     """The inventory. `now` answers microseconds since the epoch, `new_id` a new book id. `low` is the stock that is told
-    to be low; `wake` tells the relay that there may be something to send."""
+    to be low."""
 
-    def __init__(
-        self, desk: Desk, now: Callable[[], int], new_id: Callable[[], str], *, low: int, wake: Callable[[], None]
-    ) -> None:
+    def __init__(self, desk: Desk, now: Callable[[], int], new_id: Callable[[], str], *, low: int) -> None:
         self._desk = desk
         self._low = low
-        self._wake = wake
         self._now = now
         self._new_id = new_id
 
@@ -111,15 +108,7 @@ class InventoryServicer:
         )
 
     async def _write(self, context: Context, answer: type[M], now: int, work: Callable[[Connection], M]) -> M:
-        return await self._told(self._desk.write(inbox.once, context.call, answer, now, work))
+        return await shield(self._desk.write(inbox.once, context.call, answer, now, work))
 
     async def _jot(self, context: Context, answer: type[M], now: int, work: Callable[[Connection], M]) -> M:
-        return await self._told(self._desk.jot(inbox.once, context.call, answer, now, work))
-
-    def _told(self, written: Deferred[M]) -> Deferred[M]:
-        def committed(response: M) -> M:
-            self._wake()
-            return response
-
-        # Whether or not the caller still waits, what was committed is to be told.
-        return shield(written.addCallback(committed))
+        return await shield(self._desk.jot(inbox.once, context.call, answer, now, work))

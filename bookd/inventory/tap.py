@@ -57,7 +57,7 @@ def makeService(options: daemon.Options) -> IService:
     desk = Desk(running, engine)
     vitals.ready = daemon.working(server, desk)
     relay = Relay(running, desk, channel, now=now, apply=nothing_follows)
-    servicer: Any = InventoryServicer(desk, now, lambda: str(uuid7()), low=table.low_stock, wake=relay.wake)
+    servicer: Any = InventoryServicer(desk, now, lambda: str(uuid7()), low=table.low_stock)
     add_InventoryServiceServicer_to_server(servicer, server)
     upkeep = Upkeep(running, {"inbox": removing(desk, inbox.purge, now, table.keep_inbox)})
     return daemon.daemon(NAME, vitals, desk, upkeep, channel, relay, server)

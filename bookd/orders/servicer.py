@@ -5,7 +5,6 @@ the order and the caller's patience lasts, and answer the order as it is by then
 """
 
 from collections.abc import Callable
-from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
 from sqlalchemy import Connection
@@ -35,7 +34,7 @@ HOPEFUL = 3
 
 
 class OrdersServicer(orders_pb2_grpc.OrdersServiceServicer):
-    """Orders over a desk. `wake` tells the relay that there is something to send; `patience` is how long a caller is
+    """Orders over a desk. `patience` is how long a caller is
     made to wait for the saga, in seconds."""
 
     log = Logger()
@@ -45,14 +44,12 @@ class OrdersServicer(orders_pb2_grpc.OrdersServiceServicer):
         desk: Desk,
         *,
         news: News,
-        wake: Callable[[], None],
         now: Callable[[], int],
         new_id: Callable[[], str],
         patience: float,
     ) -> None:
         self._desk = desk
         self._news = news
-        self._wake = wake
         self._now = now
         self._new_id = new_id
         self._patience = patience
@@ -122,7 +119,7 @@ class OrdersServicer(orders_pb2_grpc.OrdersServiceServicer):
 
     async def ApplyOutcome(self, request: orders_pb2.ApplyOutcomeRequest, context: Context) -> Empty:
         """Apply what became of a step that the MOM had kept."""
-        applied: saga.Applied | None = await self._told(
+        applied: saga.Applied | None = await shield(
             self._desk.jot(saga.apply, request.outcome, _trace(context), self._now())
         )
         if applied is None:
@@ -142,7 +139,7 @@ class OrdersServicer(orders_pb2_grpc.OrdersServiceServicer):
             cancelled.extend(saga.user_deleted(connection, gone.user_id, trace, now))
             return Empty()
 
-        await self._told(self._desk.write(inbox.once, context.call, Empty, now, work))
+        await shield(self._desk.write(inbox.once, context.call, Empty, now, work))
         for order_id in cancelled:
             self._news.tell(order_id)
         return Empty()
@@ -151,16 +148,7 @@ class OrdersServicer(orders_pb2_grpc.OrdersServiceServicer):
         self, context: Context, now: int, work: Callable[[Connection], orders_pb2.Order]
     ) -> Deferred[orders_pb2.Order]:
         """The order as `work` left it; for a message that comes again, as it left it the first time."""
-        return self._told(self._desk.jot(inbox.once, context.call, orders_pb2.Order, now, work))
-
-    def _told(self, written: Deferred[Any]) -> Deferred[Any]:
-        """Wake the relay once it is committed, whether or not the caller still waits for that."""
-
-        def committed(result: Any) -> Any:
-            self._wake()
-            return result
-
-        return shield(written.addCallback(committed))
+        return shield(self._desk.jot(inbox.once, context.call, orders_pb2.Order, now, work))
 
     async def _after_the_saga(self, order_id: str, context: Context) -> orders_pb2.Order:
         with self._news.listen(order_id, self._patience_of(context)) as listener:

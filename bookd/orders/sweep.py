@@ -92,8 +92,8 @@ def forget(connection: Connection, before: int, limit: int) -> int:
     return connection.execute(steps.delete().where(steps.c.message_id.in_(oldest))).rowcount
 
 
-def sweeping(desk: Desk, wake: Callable[[], None], now: Callable[[], int], after: float) -> Chore:
-    """The chore of asking again for what was asked for so many seconds ago; `wake` tells the relay."""
+def sweeping(desk: Desk, now: Callable[[], int], after: float) -> Chore:
+    """The chore of asking again for what was asked for so many seconds ago."""
 
     async def batch() -> bool:
         moment = now()
@@ -102,8 +102,6 @@ def sweeping(desk: Desk, wake: Callable[[], None], now: Callable[[], int], after
             _log.warn(
                 "order {order_id}: nobody has answered {step}, it is asked again", order_id=order_id, step=step.value
             )
-        if swept.again:
-            wake()
         return swept.looked_at >= BATCH
 
     return batch

@@ -58,13 +58,11 @@ def makeService(options: daemon.Options) -> IService:
     vitals.ready = daemon.working(server, desk)
     news = News(running)
     relay = Relay(running, desk, channel, now=now, apply=saga.apply_sent, told=news.tell)
-    servicer: Any = OrdersServicer(
-        desk, news=news, wake=relay.wake, now=now, new_id=lambda: str(uuid7()), patience=table.patience
-    )
+    servicer: Any = OrdersServicer(desk, news=news, now=now, new_id=lambda: str(uuid7()), patience=table.patience)
     add_OrdersServiceServicer_to_server(servicer, server)
     chores = {
         "inbox": removing(desk, inbox.purge, now, table.keep_inbox),
         "steps": removing(desk, sweep.forget, now, table.keep_inbox),
-        "sweep": sweep.sweeping(desk, relay.wake, now, table.sweep_after),
+        "sweep": sweep.sweeping(desk, now, table.sweep_after),
     }
     return daemon.daemon(NAME, vitals, desk, Upkeep(running, chores), channel, relay, server)

@@ -51,6 +51,9 @@ PUBLISH = "/bookd.mom.v1.EventService/Publish"
 FRESH_EVENT = text(f"method = '{PUBLISH}' AND attempts = 0")
 SINGLE = text(f"(method <> '{PUBLISH}' OR attempts > 0)")
 
+# Where a connection notes what is put in its transaction.
+_NOTES = "bookd_put"
+
 _metadata = MetaData()
 
 
@@ -73,6 +76,14 @@ class Message:
     principal: bytes = b""
     reply_to: str = ""
     trace: Trace = Trace()
+
+
+@frozen
+class Put:
+    """A message that a transaction has put, and from when on it is to be sent, in microseconds since the epoch."""
+
+    message: Message
+    ready_at: int
 
 
 @frozen
@@ -142,6 +153,7 @@ _NEXT_READY = Prepared(select(func.min(_outbox.c.ready_at)).where(SINGLE, _outbo
 def put(connection: Connection, message: Message, now: int, not_before: int | None = None) -> bool:
     """Add a message, to be sent from `not_before` on if that is given, `LONGEST_WAIT` from now at most. Putting the id of
     one that is still there changes nothing, and answers False."""
+    ready_at = now if not_before is None else not_before
     values = {
         "message_id": message.message_id,
         "lane": message.lane,
@@ -152,24 +164,46 @@ def put(connection: Connection, message: Message, now: int, not_before: int | No
         "request_id": message.trace.request_id,
         "traceparent": message.trace.traceparent,
         "attempts": 0,
-        "ready_at": now if not_before is None else not_before,
+        "ready_at": ready_at,
         "last_error": "",
         "created_at": now,
     }
-    return _PUT.run(connection, values) == 1
+    if _PUT.run(connection, values) != 1:
+        return False
+    notes = connection.info.get(_NOTES)
+    if notes is not None:
+        notes.append(Put(message, ready_at))
+    return True
+
+
+def note(connection: Connection) -> list[Put]:
+    """A new list, in which is noted what is put on this connection from now on. Whoever undoes a part of the transaction
+    takes out what the part has put."""
+    notes: list[Put] = []
+    connection.info[_NOTES] = notes
+    return notes
+
+
+def _not_in(column: Any, name: str) -> dict[str, ColumnElement[bool]]:
+    """That a column is none of a list. Each kind of database has a way of its own to take a list as one value."""
+    listed = func.json_each(bindparam(name, type_=JSON)).table_valued("value")
+    return {
+        "sqlite": column.not_in(select(listed.c.value)),
+        "postgresql": column != all_(bindparam(name, type_=postgresql.ARRAY(String))),
+    }
 
 
 def _found(question: Select[Any]) -> Prepared:
-    """Those of lanes that are not busy. Each kind of database has a way of its own to take a list as one value."""
-    listed = func.json_each(bindparam("busy", type_=JSON)).table_valued("value")
-    return Prepared(
-        {
-            "sqlite": question.where(_outbox.c.lane.not_in(select(listed.c.value))),
-            "postgresql": question.where(_outbox.c.lane != all_(bindparam("busy", type_=postgresql.ARRAY(String)))),
-        }
-    )
+    """Those of lanes that are not busy."""
+    return Prepared({dialect: question.where(free) for dialect, free in _not_in(_outbox.c.lane, "busy").items()})
 
 
+_OTHERS = Prepared(
+    {
+        dialect: select(select(_outbox.c.seq).where(SINGLE, unknown).exists())
+        for dialect, unknown in _not_in(_outbox.c.message_id, "known").items()
+    }
+)
 _earlier = _outbox.alias("earlier")
 _IN_FRONT = select(_earlier.c.seq).where(_earlier.c.lane == _outbox.c.lane, _earlier.c.seq < _outbox.c.seq)
 
@@ -221,6 +255,11 @@ def _rows(rows: Collection[Any]) -> list[Row]:
         )
         for row in rows
     ]
+
+
+def others(connection: Connection, known: Collection[str]) -> bool:
+    """Whether there is anything but fresh events and the messages with these ids."""
+    return bool(_OTHERS.value(connection, {"known": list(known)}))
 
 
 def next_ready(connection: Connection, now: int) -> int | None:

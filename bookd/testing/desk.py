@@ -1,13 +1,16 @@
 """A desk without threads: each unit is run and committed at once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.python.failure import Failure
 
+from bookd.storage import outbox
 from bookd.storage.engine import reading
 from bookd.storage.inbox import Refused
+from bookd.storage.outbox import Put
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -19,14 +22,27 @@ class ImmediateDesk:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._reading = reading(engine)
+        self.alone = True
+        self.taker: Callable[[Sequence[Put]], Any] = lambda put: None
 
     def write(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        """Run `work(connection, …)` in a transaction of its own and commit it."""
-        return _run(self._engine, work, *args, **kwargs)
+        """Run `work(connection, …)` in a transaction of its own and commit it; then tell `taker` what it has put."""
+        put: list[Put] = []
+
+        def noting(connection: Connection) -> T:
+            noted = outbox.note(connection)
+            result = work(connection, *args, **kwargs)
+            put.extend(noted)
+            return result
+
+        written = _run(self._engine, noting)
+        if put and not isinstance(written.result, Failure):
+            self.taker(put)
+        return written
 
     def jot(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        """Run `work(connection, …)` in a transaction of its own and commit it."""
-        return _run(self._engine, work, *args, **kwargs)
+        """The same."""
+        return self.write(work, *args, **kwargs)
 
     def read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Run `work(connection, …)`."""

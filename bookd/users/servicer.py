@@ -6,7 +6,6 @@ from typing import TypeVar
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import Connection
-from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from bookd.bridge.audit import Record, nothing
@@ -33,8 +32,7 @@ T = TypeVar("T")
 
 
 class UsersServicer(users_pb2_grpc.UsersServiceServicer):
-    """Users over a desk. Passwords are hashed by `workers`, sessions are opened and ended by `sessions`; `wake` tells the
-    relay that there may be something to send."""
+    """Users over a desk. Passwords are hashed by `workers`, sessions are opened and ended by `sessions`."""
 
     log = Logger()
 
@@ -48,7 +46,6 @@ class UsersServicer(users_pb2_grpc.UsersServiceServicer):
         keyring: Keyring,
         now: Callable[[], int],
         new_id: Callable[[], str],
-        wake: Callable[[], None],
         audit: Record = nothing,
     ) -> None:
         self._desk = desk
@@ -58,7 +55,6 @@ class UsersServicer(users_pb2_grpc.UsersServiceServicer):
         self._keyring = keyring
         self._now = now
         self._new_id = new_id
-        self._wake = wake
         self._audit = audit
 
     async def RegisterUser(self, request: users_pb2.RegisterUserRequest, context: Context) -> users_pb2.User:
@@ -105,22 +101,19 @@ class UsersServicer(users_pb2_grpc.UsersServiceServicer):
     async def Refresh(self, request: users_pb2.RefreshRequest, context: Context) -> users_pb2.Session:
         """Trade a refresh token for a new pair."""
         rules.require("refresh_token", request.refresh_token)
-        try:
-            return await self._sessions.trade(request.refresh_token, context)
-        finally:
-            self._wake()
+        return await self._sessions.trade(request.refresh_token, context)
 
     async def Revoke(self, request: users_pb2.RevokeRequest, context: Context) -> Empty:
         """End a session."""
         rules.require("refresh_token", request.refresh_token)
-        ended = await self._told(self._desk.write(sessions.end, tokens.digest(request.refresh_token), self._now()))
+        ended = await shield(self._desk.write(sessions.end, tokens.digest(request.refresh_token), self._now()))
         if ended is not None:
             self._record("log-out", context, target=ended.user.user_id, session=ended.session_id)
         return Empty()
 
     async def RevokeSessions(self, request: users_pb2.RevokeSessionsRequest, context: Context) -> Empty:
         """End all sessions of a user."""
-        await self._told(self._desk.write(sessions.end_all, request.user_id, self._now()))
+        await shield(self._desk.write(sessions.end_all, request.user_id, self._now()))
         self._record("end-sessions", context, target=request.user_id)
         return Empty()
 
@@ -135,7 +128,7 @@ class UsersServicer(users_pb2_grpc.UsersServiceServicer):
             self._record("change-password", context, "refused", target=request.user_id, reason=error.reason)
             raise
         renewed = await self._workers.run(self._passwords.hash, request.new_password)
-        await self._told(self._desk.write(set_password, user, renewed, self._now()))
+        await shield(self._desk.write(set_password, user, renewed, self._now()))
         self._record("change-password", context, target=request.user_id)
         return Empty()
 
@@ -162,14 +155,14 @@ class UsersServicer(users_pb2_grpc.UsersServiceServicer):
         except BookdError as error:
             self._record("change-roles", context, "refused", target=request.user.user_id, reason=error.reason)
             raise
-        changed = await self._told(self._desk.write(_update, context.call, request.user, wanted, self._now()))
+        changed = await shield(self._desk.write(_update, context.call, request.user, wanted, self._now()))
         if wanted.roles is not None:
             self._record("change-roles", context, target=request.user.user_id, roles=" ".join(changed.roles))
         return changed
 
     async def DeleteUser(self, request: users_pb2.DeleteUserRequest, context: Context) -> Empty:
         """Delete a user and end its sessions."""
-        answer = await self._told(self._desk.write(_delete, context.call, request.user_id, self._now()))
+        answer = await shield(self._desk.write(_delete, context.call, request.user_id, self._now()))
         self._record("delete-user", context, target=request.user_id)
         return answer
 
@@ -177,15 +170,6 @@ class UsersServicer(users_pb2_grpc.UsersServiceServicer):
         """The public keys."""
         keys = [users_pb2.JsonWebKey(**key) for key in jwks(self._keyring.all())["keys"]]
         return users_pb2.JsonWebKeySet(keys=keys)
-
-    async def _told(self, writing: Deferred[T]) -> T:
-        """What was written, once it is; whether or not the caller still waits, it is to be told."""
-
-        def committed(answer: T) -> T:
-            self._wake()
-            return answer
-
-        return await shield(writing.addCallback(committed))
 
     def _record(self, action: str, context: Context, outcome: str = "done", **about: str) -> None:
         principal = context.principal

@@ -1,7 +1,7 @@
 """Opens, continues and ends sessions.
 
 A session that ends before its time is told of (`SessionsRevoked`) in the transaction that ends it, so that the gateways
-refuse its access tokens; whoever ends one wakes the relay.
+refuse its access tokens.
 """
 
 from collections.abc import Callable

@@ -105,7 +105,6 @@ def makeService(options: daemon.Options) -> IService:
         keyring=keyring,
         now=now,
         new_id=new_id,
-        wake=relay.wake,
         audit=audit,
     )
     add_UsersServiceServicer_to_server(servicer, server)

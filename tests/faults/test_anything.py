@@ -114,9 +114,7 @@ class Forgetful(InventoryServicer):
     """An inventory without an inbox."""
 
     async def _write(self, context: Any, answer: Any, now: int, work: Any) -> Any:
-        made = await self._desk.write(work)
-        self._wake()
-        return made
+        return await self._desk.write(work)
 
     _jot = _write
 

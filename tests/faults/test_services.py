@@ -59,7 +59,7 @@ class Process:
 def inventory(engine: Engine) -> Process:
     """The inventory."""
     desk = ImmediateDesk(engine)
-    return Process(InventoryServicer(desk, lambda: NOW, lambda: "new", low=5, wake=lambda: None), INVENTORY, desk)
+    return Process(InventoryServicer(desk, lambda: NOW, lambda: "new", low=5), INVENTORY, desk)
 
 
 class Impatient(Clock):
@@ -75,9 +75,7 @@ def orders(engine: Engine) -> Process:
     """The orders, whose callers have no patience, so that nothing is sent."""
     desk: Any = ImmediateDesk(engine)
     clock: Any = Impatient()
-    servicer = OrdersServicer(
-        desk, news=News(clock), wake=lambda: None, now=lambda: NOW, new_id=lambda: ORDER, patience=0
-    )
+    servicer = OrdersServicer(desk, news=News(clock), now=lambda: NOW, new_id=lambda: ORDER, patience=0)
     return Process(servicer, ORDERS, desk)
 
 
@@ -101,7 +99,6 @@ def users(engine: Engine) -> Process:
         keyring=unused,
         now=lambda: NOW,
         new_id=lambda: FIRST,
-        wake=lambda: None,
     )
     return Process(servicer, USERS, desk)
 

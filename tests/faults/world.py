@@ -112,22 +112,20 @@ class Process:
 
         return serve
 
-    def _relay(self, apply: Any, told: Any = lambda lane, applied: None) -> Relay:
+    def _relay(self, apply: Any, told: Any = lambda lane, applied: None) -> None:
         channel = Line(self.world, self, "mom")
         relay = Relay(
             self.world.clock, self.desk, channel, now=self.world.now, apply=apply, told=told, jitter=lambda: 1.0
         )
         self.world.clock.callLater(0, relay.startService)
-        return relay
 
     def _orders(self) -> Any:
         news = News(self.world.clock)
-        relay = self._relay(saga.apply_sent, news.tell)
+        self._relay(saga.apply_sent, news.tell)
         return self._servicer(
             OrdersServicer(
                 self.desk,
                 news=news,
-                wake=relay.wake,
                 now=self.world.now,
                 new_id=lambda: str(UUID(int=next(self.world.ids))),
                 patience=1.2,
@@ -135,10 +133,8 @@ class Process:
         )
 
     def _inventory(self) -> Any:
-        relay = self._relay(nothing_follows)
-        return self._servicer(
-            self.world.inventory_class(self.desk, self.world.now, lambda: str(uuid4()), low=5, wake=relay.wake)
-        )
+        self._relay(nothing_follows)
+        return self._servicer(self.world.inventory_class(self.desk, self.world.now, lambda: str(uuid4()), low=5))
 
     def _mom(self) -> Any:
         spool, lanes = Spool(self.desk, self.world.now), Lanes()

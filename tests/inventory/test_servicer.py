@@ -34,13 +34,11 @@ class ServicerTests(InventoryTestCase):
         super().setUp()
         ids = count(1)
         self.now = NOW
-        self.woken: list[bool] = []
         self.servicer = InventoryServicer(
             ImmediateDesk(self.engine),
             lambda: self.now,
             lambda: f"new-{next(ids)}",
             low=5,
-            wake=lambda: self.woken.append(True),
         )
 
     def call(self, name: str, request: Message, message_id: str | None = None) -> Any:

@@ -276,7 +276,6 @@ class OrdersTestCase(SynchronousTestCase):
         self.servicer = OrdersServicer(
             self.desk,
             news=self.news,
-            wake=self.relay.wake,
             now=self.now,
             new_id=lambda: next(self.ids),
             patience=PATIENCE,

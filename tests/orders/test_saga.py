@@ -402,7 +402,7 @@ class Shop(OrdersTestCase):
 
     def sweep(self) -> None:
         """One batch of the sweep."""
-        chore: Any = sweep.sweeping(self.desk, self.relay.wake, self.now, 600)
+        chore: Any = sweep.sweeping(self.desk, self.now, 600)
         self.successResultOf(Deferred.fromCoroutine(chore()))
 
     def open(self) -> Engine:

@@ -45,7 +45,7 @@ class SweepTestCase(OrdersTestCase):
     def sweep(self, seconds: float = 0.0) -> bool:
         """One batch, after some time; whether there may be more to do."""
         self.clock.advance(seconds)
-        chore: Any = sweep.sweeping(self.desk, self.relay.wake, self.now, AFTER)
+        chore: Any = sweep.sweeping(self.desk, self.now, AFTER)
         return bool(self.successResultOf(Deferred.fromCoroutine(chore())))
 
     def do(self, work: Callable[..., Any], *args: Any) -> Any:

@@ -69,7 +69,6 @@ class UsersTestCase(SynchronousTestCase):
         self.passwords = CountingPasswords()
         self.key = keys.generate(NOW)
         numbers = count(1)
-        self.woken: list[bool] = []
         self.desk: Any = ImmediateDesk(self.engine)
         workers: Any = ImmediateWorkers()
         self.folder = Path(self.mktemp())
@@ -90,7 +89,7 @@ class UsersTestCase(SynchronousTestCase):
             ),
         }
         sessions = Sessions(settings=Settings("bookd", "bookd", 900.0, 3600.0), **common)
-        self.servicer = UsersServicer(sessions=sessions, wake=lambda: self.woken.append(True), **common)
+        self.servicer = UsersServicer(sessions=sessions, **common)
 
     def call(
         self, name: str, request: Any, *, who: Any = None, message_id: str | None = None, address: str = ""
@@ -366,7 +365,6 @@ class ChangeTests(UsersTestCase):
         told = UserDeleted()
         self.assertTrue(event.data.Unpack(told))
         self.assertEqual((told.user_id, event.subject), (user.user_id, user.user_id))
-        self.assertTrue(self.woken)
 
     def test_pages(self) -> None:
         """Pages neither repeat nor skip while users register and leave in between."""
