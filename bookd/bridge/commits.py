@@ -1,5 +1,8 @@
 """Runs units of work in one transaction, each in a savepoint of its own, and commits them together. Synchronous.
 
+Units that may be run more than once are tried without savepoints first, as few fail and each savepoint costs as much as a
+statement that does something. If one fails, all of the transaction is undone and run again, each in its savepoint.
+
 On SQLite the transactions share a connection as long as nothing goes wrong with it, and it may be used by one thread after
 the other. It waits for another process's lock only where it is told that it may.
 """
@@ -19,10 +22,14 @@ from bookd.storage.inbox import Refused
 from bookd.storage.outbox import Put
 from bookd.storage.prepared import say
 
+# Transactions after one in which a unit has failed that are run with savepoints at once: where one fails others may.
+WARY = 8
+
 
 @define(eq=False)
 class Unit:
-    """Work, whom to tell, and what came of it. One that is `brief` may be run where nothing may take long."""
+    """Work, whom to tell, and what came of it. One that is `brief` may be run where nothing may take long, and more than
+    once, of which the last time counts."""
 
     work: Callable[[Connection], Any]
     deferred: Deferred[Any]
@@ -38,10 +45,13 @@ class Commits:
         self.keeps = engine.dialect.name == "sqlite"
         self._connection: Connection | None = None
         self._put: list[Put] = []
+        # Units that were run without savepoints; None where each has its own. And how many transactions have that to come.
+        self._tried: list[Unit] | None = None
+        self._wary = 0
 
-    def begin(self) -> bool:
-        """Begin a transaction without waiting for anything; False if that cannot be done now. Raises what else the database
-        raises."""
+    def begin(self, *, brief: bool) -> bool:
+        """Begin a transaction without waiting for anything, for units that all are `brief` or not; False if that cannot be done
+        now. Raises what else the database raises."""
         connection = self._connection
         if connection is None:
             return False
@@ -50,6 +60,11 @@ class Commits:
         except OperationalError:
             return False  # somebody else writes, or it is broken, which who may wait will see
         self._put = outbox.note(connection)
+        self._tried = [] if brief and not self._wary else None
+        self._wary = max(0, self._wary - brief)
+        savepoint.try_without(connection, self._tried is not None)
+        if self._tried is not None:
+            savepoint.begin(connection)
         return True
 
     def run(self, units: Iterable[Unit]) -> None:
@@ -61,7 +76,8 @@ class Commits:
         assert connection is not None
         try:
             for unit in units:
-                _run(unit, connection, self._put)
+                if self._tried is None or not self._tries(unit, connection, self._tried):
+                    _run(unit, connection, self._put)
         except BaseException:
             self.close()
             raise
@@ -88,7 +104,7 @@ class Commits:
             if self.keeps:
                 say(connection, "PRAGMA busy_timeout = 0")
         try:
-            if not self.begin():
+            if not self.begin(brief=False):
                 self._wait(connection)
         except BaseException:
             self.close()
@@ -112,7 +128,22 @@ class Commits:
         finally:
             if self.keeps:
                 say(connection, "PRAGMA busy_timeout = 0")
-        self._put = outbox.note(connection)
+        self._put, self._tried = outbox.note(connection), None
+        savepoint.try_without(connection, False)
+
+    def _tries(self, unit: Unit, connection: Connection, tried: list[Unit]) -> bool:
+        try:
+            unit.result = unit.work(connection)
+        except Exception:
+            self._tried, self._wary = None, WARY
+            savepoint.undo(connection)
+            savepoint.try_without(connection, False)
+            del self._put[:]
+            for each in tried:
+                _run(each, connection, self._put)
+            return False
+        tried.append(unit)
+        return True
 
 
 def _run(unit: Unit, connection: Connection, put: list[Put]) -> None:

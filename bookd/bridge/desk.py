@@ -5,7 +5,7 @@ A unit of work is a plain synchronous function that takes a connection. Where it
 - `write` puts the unit into the queue of the one writer. The writer takes all that wait (up to a limit), runs each in a
   savepoint of its own, and commits them together. Only then do their Deferreds fire. While that commit waits for the
   disk the next group gathers, so a durable write costs a share of an fsync, not one.
-- `jot` is `write` for units that touch a few rows by their keys. On SQLite those are run on the reactor's thread, a few
+- `jot` is `write` for units that touch a few rows by their keys and may be run more than once. On SQLite those are run on the reactor's thread, a few
   at a time, and only their commit, which waits for the disk, goes to the writer's: two threads that share an interpreter
   take it from each other at every statement, and that costs more than the statements do. Where something else holds the
   database, and for a while after a group that has taken long, they are run as `write` does. On a server of databases it is `write`.
@@ -49,7 +49,7 @@ T = TypeVar("T")
 GROUP = 256
 # Units that are jotted down at a time, and seconds after which no further one is begun. Smaller groups cost more commits;
 # larger ones, and all that is under way moves from one daemon to the next as a whole, while the others have nothing to do.
-FEW, SLICE = 32, 0.004
+FEW, SLICE = 64, 0.005
 # A group that has held the reactor for so many seconds makes those of the next so many seconds go to the thread: the disk is
 # slow, or the units are not what they were taken for.
 LONG, REST = 0.02, 1.0
@@ -114,7 +114,8 @@ class Desk(Service):
         return self._add(Unit(lambda connection: work(connection, *args, **kwargs), Deferred()))
 
     def jot(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        """Do what `write` does for `work(connection, …)`, which touches a few rows by their keys."""
+        """Do what `write` does for `work(connection, …)`, which touches a few rows by their keys, perhaps more than once: then
+        only the last time has happened."""
         return self._add(Unit(lambda connection: work(connection, *args, **kwargs), Deferred(), brief=True))
 
     def _add(self, unit: Unit) -> Deferred[Any]:
@@ -165,7 +166,7 @@ class Desk(Service):
         """Run the next few units here, and fill `group` with them; fires when they are committed. None if none was run."""
         seconds = self._reactor.seconds
         began = seconds()
-        if began < self._rest_until or not self._commits.begin():
+        if began < self._rest_until or not self._commits.begin(brief=True):
             return None
         try:
             while self._waiting and self._waiting[0].brief and len(group) < FEW and seconds() < began + SLICE:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, text
 
 from bookd.storage.prepared import Prepared
 
+_WITHOUT = "bookd_without_savepoints"
 _BEGIN = Prepared(text("SAVEPOINT part"))
 _KEEP = Prepared(text("RELEASE SAVEPOINT part"))
 _UNDO = Prepared(text("ROLLBACK TO SAVEPOINT part"))
@@ -32,9 +33,17 @@ def undo(connection: Connection) -> None:
     _KEEP.run(connection)
 
 
+def try_without(connection: Connection, without: bool) -> None:
+    """From now on a `part` is none: whoever says so undoes all that was written since, when an exception has left one."""
+    connection.info[_WITHOUT] = without
+
+
 @contextmanager
 def part(connection: Connection) -> Iterator[None]:
     """A part that is undone when an exception leaves it."""
+    if connection.info.get(_WITHOUT):
+        yield
+        return
     begin(connection)
     try:
         yield

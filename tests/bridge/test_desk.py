@@ -4,18 +4,20 @@ import threading
 import time
 from pathlib import Path
 
-from sqlalchemy import Connection, event, text
+from sqlalchemy import Connection, MetaData, event, text
 from sqlalchemy.exc import OperationalError
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, DeferredList, gatherResults
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
-from bookd.bridge import desk
+from bookd.bridge import commits, desk
 from bookd.bridge.desk import Desk
 from bookd.errors import NotFound, Unavailable
+from bookd.storage import outbox, savepoint
 from bookd.storage.engine import open_engine
 from bookd.storage.inbox import Refused
+from bookd.testing.faults import Injected, watch
 
 
 def insert(connection: Connection, number: int) -> int:
@@ -176,8 +178,8 @@ class DeskTests(TestCase):
         """Jots are run on the reactor's thread, in groups, and are on the disk when their Deferreds fire."""
         await self.jotted()
         threads: list[object] = []
-        commits: list[object] = []
-        event.listen(self.engine, "commit", lambda connection: commits.append(threading.current_thread()))
+        committing: list[object] = []
+        event.listen(self.engine, "commit", lambda connection: committing.append(threading.current_thread()))
 
         def jot(connection: Connection, number: int) -> int:
             threads.append(threading.current_thread())
@@ -187,8 +189,8 @@ class DeskTests(TestCase):
         self.assertEqual(threads, [])
         self.assertEqual(await gatherResults(jots), list(range(2 * desk.FEW)))
         self.assertEqual(set(threads), {threading.current_thread()})
-        self.assertNotIn(threading.current_thread(), commits)
-        self.assertLess(len(commits), desk.FEW)
+        self.assertNotIn(threading.current_thread(), committing)
+        self.assertLess(len(committing), desk.FEW)
         other = open_engine(self.path)
         self.addCleanup(other.dispose)
         with other.connect() as connection:
@@ -216,6 +218,75 @@ class DeskTests(TestCase):
         await self.assertFailure(third, NotFound)
         await gatherResults([first, fourth])
         self.assertEqual(await self.desk.read(numbers), [1, 4, 9])
+
+    async def test_jots_are_run_again(self) -> None:
+        """When one of a group fails they are all run again, each by itself, and only that has happened; for a while after that
+        they are run by themselves at once."""
+        await self.jotted()
+        runs: list[int] = []
+
+        def jot(connection: Connection, number: int) -> int:
+            runs.append(number)
+            with savepoint.part(connection):
+                insert(connection, number)
+                if number < 0:
+                    raise NotFound("no")
+            return len(runs)
+
+        first, second, third = (self.desk.jot(jot, number) for number in (1, -2, 3))
+        await self.assertFailure(second, NotFound)
+        self.assertEqual((await first, await third, runs), (3, 5, [1, -2, 1, -2, 3]))
+        await self.assertFailure(self.desk.jot(jot, -4), NotFound)
+        self.assertEqual((runs.count(-4), await self.desk.read(numbers)), (1, [1, 3]))
+        for _ in range(commits.WARY):
+            await self.jotted()
+        await self.assertFailure(self.desk.jot(jot, -5), NotFound)
+        self.assertEqual((runs.count(-5), await self.desk.read(numbers)), (2, [1, 3]))
+
+    async def test_any_statement_fails(self) -> None:
+        """Whichever statement of a group fails, each unit that succeeds is there once, and no other is; what is told to be put
+        is what was put by these."""
+        outbox.define(metadata := MetaData())
+        await self.desk.write(metadata.create_all)
+        told: list[str] = []
+        self.desk.taker = lambda put: told.extend(each.message.lane for each in put)
+
+        def jot(connection: Connection, number: int) -> int:
+            message = outbox.Message(f"{number:036}", str(number), "/s/M", b"")
+            with savepoint.part(connection):
+                outbox.put(connection, message, 1)
+                return insert(connection, number)
+
+        strikes, struck = 0, ""
+        left = 0
+
+        def strike(where: str) -> None:
+            nonlocal left, struck
+            left -= 1
+            if left == -1:
+                struck = where
+                raise Injected(where)
+
+        expected: list[int] = []
+        while strikes == 0 or struck:
+            await self.jotted()
+            if strikes % 2:
+                self.patch(self.desk._commits, "_wary", commits.WARY)
+            left, struck = strikes, ""
+            group = [100 * strikes + number for number in range(3)]
+            with watch(self.engine, strike):
+                results = await DeferredList([self.desk.jot(jot, number) for number in group], consumeErrors=True)
+            strikes += 1
+            after = struck == "after the commit"
+            expected += [number for number, (good, _) in zip(group, results, strict=True) if good or after]
+            self.assertEqual(await self.desk.read(numbers), expected)
+        self.assertGreater(strikes, 8)
+        lanes = [
+            int(row.lane)
+            for row in await self.desk.read(lambda c: c.execute(text("SELECT lane FROM outbox ORDER BY seq")).all())
+        ]
+        self.assertEqual(lanes, expected)
+        self.assertLessEqual(set(map(int, told)), set(expected))
 
     async def test_jots_that_end_the_transaction(self) -> None:
         """When the database itself fails in the middle of a group, none of it has had an effect, and the next one is fine."""
