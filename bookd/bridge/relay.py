@@ -46,7 +46,7 @@ from bookd.storage.outbox import PUBLISH, Put
 from bookd.wire.mom.v1 import message_pb2
 
 # Messages under way at a time, beside events that are published together; of these, and of their bytes, in one call.
-CONCURRENCY = 64
+CONCURRENCY = 128
 TOGETHER, TOGETHER_BYTES = 100, 1_000_000
 # Seconds from one such call to the next, unless it was full: the first event goes at once, and those that follow it closely
 # gather, as a call with one event costs nearly as much as one with many.
@@ -134,6 +134,7 @@ class Relay(Service):
         self._caught_up = False
         self._fresh = True
         self._publishing: list[outbox.Row] = []
+        self._lanes_published = 0
         self._publish_from = 0.0  # not before, by the reactor's clock
         self._interruptible: set[Deferred[Any]] = set()
         self._woken = False
@@ -176,7 +177,7 @@ class Relay(Service):
         return lane not in self._sending and self._room() > 0
 
     def _room(self) -> int:
-        return CONCURRENCY - len(self._sending) + len({row.message.lane for row in self._publishing})
+        return CONCURRENCY - len(self._sending) + self._lanes_published
 
     def _look_if_needed(self) -> None:
         """Look into the outbox, once for all who want that in this turn of the reactor, and soon after a look under way."""
@@ -225,7 +226,9 @@ class Relay(Service):
                 self._publish_from = self._reactor.seconds() + PACE
             else:
                 self._fresh = True  # there may be more
-            self._begin(dict.fromkeys((row.message.lane for row in self._publishing), ""), self._publish())
+            lanes = dict.fromkeys((row.message.lane for row in self._publishing), "")
+            self._lanes_published = len(lanes)
+            self._begin(lanes, self._publish())
         for row in rows:
             if row.message.lane not in self._sending:  # what was put while this was looked for may be under way by now
                 self._send_it(row.message, row.attempts)
@@ -281,7 +284,7 @@ class Relay(Service):
                 raise
             await self._postpone(ids, 0, error)
         finally:
-            self._publishing = []
+            self._publishing, self._lanes_published = [], 0
         for lane in dict.fromkeys(row.message.lane for row in rows):
             self._tell(lane)
 

@@ -6,7 +6,7 @@ ownership, and last what the headers ask for.
 """
 
 from collections.abc import Callable
-from hashlib import blake2b, sha1
+from hashlib import blake2b
 from secrets import token_bytes
 from typing import NamedTuple
 from uuid import UUID
@@ -19,6 +19,7 @@ from bookd.contract import metadata as keys
 from bookd.contract import policy
 from bookd.contract.binding import Binding
 from bookd.contract.descriptors import Method
+from bookd.contract.names import named
 from bookd.errors import InvalidArgument
 from bookd.gateway import headers, problem
 from bookd.gateway.calls import Metadata
@@ -28,7 +29,7 @@ from bookd.gateway.tokens import Tokens
 from bookd.wire.policy.v1 import policy_pb2
 
 # Message ids made of idempotency keys are UUIDs of this namespace (RFC 9562, section 5.5).
-_NAMESPACE = UUID("6e1dbd8e-6a0c-5a3f-9d55-0d1e6f1f4b1d").bytes
+_NAMESPACE = UUID("6e1dbd8e-6a0c-5a3f-9d55-0d1e6f1f4b1d")
 READS = frozenset({"GET", "HEAD"})
 
 
@@ -148,16 +149,9 @@ class Intake:
         if key is None:
             return self._new_id()
         if principal is not None:
-            return _uuid5(f"{principal.subject}\n{key}")
+            return named(_NAMESPACE, f"{principal.subject}\n{key}")
         asked = f"{method.path}\n{key}\n".encode() + message.SerializeToString(deterministic=True)
-        return _uuid5(f"\n{blake2b(asked, key=self._secret).hexdigest()}")
-
-
-def _uuid5(name: str) -> str:
-    """The text of the UUIDv5 of a name. `uuid.uuid5` makes the same, and an object of it first, which costs twice as much."""
-    text = sha1(_NAMESPACE + name.encode(), usedforsecurity=False).hexdigest()
-    variant = "89ab"[int(text[16], 16) & 3]
-    return f"{text[:8]}-{text[8:12]}-5{text[13:16]}-{variant}{text[17:20]}-{text[20:32]}"
+        return named(_NAMESPACE, f"\n{blake2b(asked, key=self._secret).hexdigest()}")
 
 
 def _by_role(method: Method, principal: policy_pb2.Principal | None, message: Message) -> bool:

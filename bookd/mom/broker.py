@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred
 
 from bookd.contract.call import fingerprint
 from bookd.contract.descriptors import Contract, Method, Topic
+from bookd.contract.names import named
 from bookd.contract.policy import value_at
 from bookd.errors import InvalidArgument, Unavailable, Violation
 from bookd.mom import journal
@@ -94,7 +95,7 @@ class Broker(Service):
 
     def _message(self, method: Method, fact: Fact, seq: int) -> Draft:
         request = enclosed(method, numbered(Record(seq, fact.event)))
-        message_id = str(uuid5(_NAMESPACE, f"{fact.source}\n{fact.event_id}\n{method.path}"))
+        message_id = named(_NAMESPACE, f"{fact.source}\n{fact.event_id}\n{method.path}")
         return Draft(
             message_id=message_id,
             destination=method.service,

@@ -8,6 +8,7 @@ from google.rpc import status_pb2
 
 from bookd.contract.call import fingerprint
 from bookd.contract.descriptors import Contract, Method
+from bookd.contract.names import named
 from bookd.contract.policy import ordering_key
 from bookd.errors import InvalidArgument
 from bookd.mom.machine import Policy
@@ -37,7 +38,7 @@ def require_taker(contract: Contract, path: str) -> Method:
 def lane_of(method: Method, principal: object, request: Message, message_id: str) -> str:
     """The lane of a call within its destination: its ordering key; its own id when it has none."""
     key = ordering_key(method, principal, request) or message_id  # type: ignore[arg-type]
-    return key if len(key) <= _LONGEST else str(uuid5(_NAMESPACE, key))
+    return key if len(key) <= _LONGEST else named(_NAMESPACE, key)
 
 
 def reply(contract: Contract, defaults: Policy, kept: Kept, outcome: Outcome, now: int) -> Draft | None:
@@ -57,7 +58,7 @@ def reply(contract: Contract, defaults: Policy, kept: Kept, outcome: Outcome, no
         told.status.CopyFrom(status_pb2.Status.FromString(outcome.status))
     request = enclosed(method, told)
     said = fingerprint(method.path, request)
-    message_id = str(uuid5(_NAMESPACE, f"reply:{kept.message_id}:{said.hex()}"))
+    message_id = named(_NAMESPACE, f"reply:{kept.message_id}:{said.hex()}")
     metadata: Mapping[str, str] = kept.metadata
     return Draft(
         message_id=message_id,

@@ -11,13 +11,11 @@ lost it nevertheless, because an operator discarded it or an older backup was re
 message into the outbox again.
 """
 
-from hashlib import sha256
-from uuid import UUID
-
 from attrs import frozen
 from google.protobuf.message import DecodeError
 from sqlalchemy import Connection, bindparam, func, select
 
+from bookd.contract.names import following
 from bookd.contract.policy import may_see
 from bookd.contract.status import from_status
 from bookd.errors import FINAL, NotFound
@@ -58,9 +56,6 @@ _ASKED = Prepared(
     .where(steps.c.order_id == bindparam("of"), steps.c.step == bindparam("which"))
 )
 _ASK = Prepared(steps.insert().inline())
-
-# The bits of a UUID that say its version and variant, and what version 8 has there.
-_FIXED, _VERSION_8 = 0xF << 76 | 0x3 << 62, 0x8 << 76 | 0x2 << 62
 
 # Microseconds until a step that failed is asked for again. The MOM has tried for long by then.
 AGAIN_AFTER = 30_000_000
@@ -195,19 +190,10 @@ def _ask(
     asked = 0 if first else _ASKED.value(connection, {"of": order.order_id, "which": step.value})
     # The first message of a step is named after it; so it cannot be sent twice under two names.
     name = f"{step.value}/{asked}" if asked else step.value
-    message_id = _named(order.order_id, name)
+    message_id = following(order.order_id, name)
     asking = {"message_id": message_id, "order_id": order.order_id, "step": step.value, "sweep_from": now + pause}
     _ASK.run(connection, asking)
     outbox.put(connection, message(order, step, message_id, trace), now, now + pause)
-
-
-def _named(order_id: str, name: str) -> str:
-    """The id of an order's message of this name: a UUIDv8 (RFC 9562, section 5.8) that begins with the time of the order, as
-    its own id does. So what is written close to one another lies close to one another in the indexes of all databases that
-    see it."""
-    order = UUID(order_id).bytes
-    number = int.from_bytes(order[:6] + sha256(order + name.encode()).digest()[:10])
-    return str(UUID(int=number & ~_FIXED | _VERSION_8))
 
 
 def _call(order: Order, step: Step) -> tuple[str, bytes, str]:

@@ -9,6 +9,7 @@ from uuid import NAMESPACE_URL, uuid5
 from google.protobuf.message import Message
 from sqlalchemy import Connection
 
+from bookd.contract.names import named
 from bookd.storage import outbox
 from bookd.storage.outbox import PUBLISH, Trace
 from bookd.wire.mom.v1.event_pb2 import Event
@@ -40,7 +41,7 @@ def announce(
     outbox.put(
         connection,
         outbox.Message(
-            message_id=str(uuid5(_NAMESPACE, f"{source}\n{event_id}")),
+            message_id=named(_NAMESPACE, f"{source}\n{event_id}"),
             lane=f"event {subject}",
             method=PUBLISH,
             request=PublishRequest(events=[event]).SerializeToString(deterministic=True),
