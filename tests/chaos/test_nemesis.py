@@ -68,4 +68,4 @@ class MessageIdTests(SynchronousTestCase):
 
     def test_namespace(self) -> None:
         """The checker finds messages by the ids that the gateway makes of keys."""
-        self.assertEqual(client.NAMESPACE.bytes, intake._NAMESPACE)
+        self.assertEqual(client.NAMESPACE, intake._NAMESPACE)
