@@ -7,6 +7,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.type.money_pb2 import Money
 from sqlalchemy import Connection, Select, bindparam, delete, func, insert, select, tuple_, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from bookd.contract import paging
@@ -147,13 +148,13 @@ def adjust_stock(connection: Connection, book_id: str, quantity: int, now: int, 
 def reserve_stock(connection: Connection, order_id: str, lines: Sequence[Line], now: int, low: int) -> wire.Reservation:
     """Take all lines from the stock, or none; `low` is the stock that is told to be low. What was decided for an order
     before is answered again."""
-    decided = _reservation(connection, order_id)
-    if decided is not None:
-        return decided
     rows = {row.book_id: row for row in _ordered(connection, lines)}
     on_sale = {row.book_id: rules.OnSale(row.title, row.stock, row.currency_code) for row in rows.values()}
     reason = rules.refusal(lines, on_sale)
-    _decide(connection, order_id, "REJECTED" if reason else "RESERVED", reason, now)
+    if not _decide(connection, order_id, "REJECTED" if reason else "RESERVED", reason, now):
+        decided = _reservation(connection, order_id)
+        assert decided is not None  # the decision has just met it
+        return decided
     if reason:
         return wire.Reservation(order_id=order_id, status=wire.RESERVATION_STATUS_REJECTED, reason=reason)
     items = [_item(order_id, position, line, rows[line.book_id]) for position, line in enumerate(lines)]
@@ -229,7 +230,13 @@ _ORDERED = (
     .order_by(books.c.seq)
     .with_for_update()
 )
-_DECIDE, _HOLD = Prepared(insert(reservations).inline()), Prepared(insert(reservation_items).inline())
+_DECIDE = Prepared(
+    {
+        "sqlite": sqlite.insert(reservations).on_conflict_do_nothing(index_elements=["order_id"]).inline(),
+        "postgresql": postgresql.insert(reservations).on_conflict_do_nothing(index_elements=["order_id"]).inline(),
+    }
+)
+_HOLD = Prepared(insert(reservation_items).inline())
 _MOVE = Prepared(
     update(books)
     .where(books.c.seq == bindparam("row"))
@@ -280,9 +287,10 @@ def _refuse_taken(connection: Connection, book_id: str, isbn: str) -> None:
             )
 
 
-def _decide(connection: Connection, order_id: str, status: str, reason: str, now: int) -> None:
+def _decide(connection: Connection, order_id: str, status: str, reason: str, now: int) -> bool:
+    """Note a decision about an order; False, and nothing noted, if there is one."""
     decision = {"order_id": order_id, "status": status, "reason": reason, "created_at": now, "updated_at": now}
-    _DECIDE.run(connection, decision)
+    return _DECIDE.run(connection, decision) == 1
 
 
 def _move(connection: Connection, quantities: list[tuple[int, int]], now: int) -> None:
