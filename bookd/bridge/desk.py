@@ -125,8 +125,11 @@ class Desk(Service):
         self._waiting.append(unit)
         if self._quiet is None:
             self._quiet = Deferred()
-            # What is given in the same turn of the reactor goes into the same group.
-            self._reactor.callLater(0, self._next)
+            if unit.brief:
+                # What is given in the same turn of the reactor goes into the same group.
+                self._reactor.callLater(0, self._next)
+            else:
+                self._next()  # the thread is at it while the reactor goes on
         return unit.deferred
 
     def _next(self) -> None:
@@ -144,14 +147,14 @@ class Desk(Service):
         under_way.addCallback(self._go_on, group)
 
     def _go_on(self, put: list[Put], group: list[Unit]) -> None:
-        if self._waiting and not self._waiting[0].brief:
-            # First the next group, then the news: the disk is not kept waiting for what callers make of the results.
-            self._next()
-            self._tell(group, put)
-        else:
+        if self._waiting and self._waiting[0].brief:
             # First the news: others have something to do while the next group is run here.
             self._tell(group, put)
             self._reactor.callLater(0, self._next)
+        else:
+            # First the next group, then the news: the disk is not kept waiting for what callers make of the results.
+            self._next()
+            self._tell(group, put)
 
     def _tell(self, group: list[Unit], put: list[Put]) -> None:
         for unit in group:
