@@ -12,7 +12,7 @@ from typing import Any
 
 from attrs import define
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
@@ -51,7 +51,7 @@ class Commits:
 
     def begin(self, *, brief: bool) -> bool:
         """Begin a transaction without waiting for anything, for units that all are `brief` or not; False if that cannot be done
-        now. Raises what else the database raises."""
+        now."""
         connection = self._connection
         if connection is None:
             return False
@@ -59,12 +59,16 @@ class Commits:
             connection.begin()
         except OperationalError:
             return False  # somebody else writes, or it is broken, which who may wait will see
-        self._put = outbox.note(connection)
-        self._tried = [] if brief and not self._wary else None
-        self._wary = max(0, self._wary - brief)
-        savepoint.try_without(connection, self._tried is not None)
-        if self._tried is not None:
-            savepoint.begin(connection)
+        try:
+            self._put = outbox.note(connection)
+            self._tried = [] if brief and not self._wary else None
+            self._wary = max(0, self._wary - brief)
+            savepoint.try_without(connection, self._tried is not None)
+            if self._tried is not None:
+                savepoint.begin(connection)
+        except DBAPIError:
+            self.close()
+            return False
         return True
 
     def run(self, units: Iterable[Unit]) -> None:

@@ -169,9 +169,9 @@ class Desk(Service):
         """Run the next few units here, and fill `group` with them; fires when they are committed. None if none was run."""
         seconds = self._reactor.seconds
         began = seconds()
-        if began < self._rest_until or not self._commits.begin(brief=True):
-            return None
         try:
+            if began < self._rest_until or not self._commits.begin(brief=True):
+                return None
             while self._waiting and self._waiting[0].brief and len(group) < FEW and seconds() < began + SLICE:
                 group.append(self._waiting.popleft())
                 self._commits.run(group[-1:])
