@@ -59,12 +59,11 @@ class Commits:
             connection.begin()
         except OperationalError:
             return False  # somebody else writes, or it is broken, which who may wait will see
+        without = brief and not self._wary
+        self._wary = max(0, self._wary - brief)
+        self._begun(connection, without=without)
         try:
-            self._put = outbox.note(connection)
-            self._tried = [] if brief and not self._wary else None
-            self._wary = max(0, self._wary - brief)
-            savepoint.try_without(connection, self._tried is not None)
-            if self._tried is not None:
+            if without:
                 savepoint.begin(connection)
         except DBAPIError:
             self.close()
@@ -132,17 +131,19 @@ class Commits:
         finally:
             if self.keeps:
                 say(connection, "PRAGMA busy_timeout = 0")
-        self._put, self._tried = outbox.note(connection), None
-        savepoint.try_without(connection, False)
+        self._begun(connection, without=False)
+
+    def _begun(self, connection: Connection, *, without: bool) -> None:
+        self._put, self._tried = outbox.note(connection), [] if without else None
+        savepoint.try_without(connection, without)
 
     def _tries(self, unit: Unit, connection: Connection, tried: list[Unit]) -> bool:
         try:
             unit.result = unit.work(connection)
         except Exception:
-            self._tried, self._wary = None, WARY
+            self._wary = WARY
             savepoint.undo(connection)
-            savepoint.try_without(connection, False)
-            del self._put[:]
+            self._begun(connection, without=False)
             for each in tried:
                 _run(each, connection, self._put)
             return False

@@ -5,10 +5,11 @@ A unit of work is a plain synchronous function that takes a connection. Where it
 - `write` puts the unit into the queue of the one writer. The writer takes all that wait (up to a limit), runs each in a
   savepoint of its own, and commits them together. Only then do their Deferreds fire. While that commit waits for the
   disk the next group gathers, so a durable write costs a share of an fsync, not one.
-- `jot` is `write` for units that touch a few rows by their keys and may be run more than once. On SQLite those are run on the reactor's thread, a few
-  at a time, and only their commit, which waits for the disk, goes to the writer's: two threads that share an interpreter
-  take it from each other at every statement, and that costs more than the statements do. Where something else holds the
-  database, and for a while after a group that has taken long, they are run as `write` does. On a server of databases it is `write`.
+- `jot` is `write` for units that touch a few rows by their keys and may be run more than once. On SQLite those are run on
+  the reactor's thread, a few at a time, and only their commit, which waits for the disk, goes to the writer's: two threads
+  that share an interpreter take it from each other at every statement, and that costs more than the statements do. Where
+  something else holds the database, and for a while after a group that has taken long, they are run as `write` does. On a
+  server of databases it is `write`.
 - `read` runs the unit in one of the reader threads, in a transaction that sees one state of the database.
 - `glance` is `read` for units that look up a few rows by their keys, which costs less than the way to a thread and back
   does. On SQLite it runs them at once, on the reactor's thread, and breaks off what takes more than about a millisecond,

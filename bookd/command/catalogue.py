@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from attrs import evolve, field, frozen
 
 from bookd.command.home import CommandError
 from bookd.contract import isbn
+from bookd.contract.names import named
 
 # Book ids are UUIDs of this namespace (RFC 9562, section 5.5).
 NAMESPACE = UUID("6a3f2d0e-6e1b-5f0c-9a57-0b7f3c0de5b1")
@@ -216,7 +217,7 @@ class Seen:
                 if (first.title, first.author) == (row.title, row.author):
                     return Repeated(row.number, first.number)
                 row = evolve(row, isbn="", repair=REPEATED_ISBN)
-        row = evolve(row, book_id=str(uuid5(NAMESPACE, identity(row))))
+        row = evolve(row, book_id=named(NAMESPACE, identity(row)))
         earlier = self._ids.setdefault(row.book_id, row.number)
         return row if earlier == row.number else Repeated(row.number, earlier)
 

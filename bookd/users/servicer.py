@@ -1,7 +1,6 @@
 """Answers the rpcs of UsersService."""
 
 from collections.abc import Callable
-from typing import TypeVar
 
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -27,8 +26,6 @@ from bookd.users.sessions import SOURCE, Sessions
 from bookd.users.store import User
 from bookd.wire.users.v1 import users_pb2, users_pb2_grpc
 from bookd.wire.users.v1.events_pb2 import UserDeleted
-
-T = TypeVar("T")
 
 
 class UsersServicer(users_pb2_grpc.UsersServiceServicer):
