@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf.empty_pb2 import Empty
-from google.protobuf.timestamp_pb2 import Timestamp
 from google.type.money_pb2 import Money
 from sqlalchemy import Connection, Select, bindparam, delete, func, insert, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from bookd.contract import paging
+from bookd.contract.times import timestamp
 from bookd.errors import Aborted, AlreadyExists, FailedPrecondition, NotFound, OutOfRange, Violation
 from bookd.inventory import facts, rules, search
 from bookd.inventory.rules import Change, Draft, Line
@@ -335,8 +335,8 @@ def _book(row: Any) -> wire.Book:
         isbn=row.isbn or "",
         stock=row.stock,
         price=_money(row),
-        created_at=_timestamp(row.created_at),
-        updated_at=_timestamp(row.updated_at),
+        created_at=timestamp(row.created_at),
+        updated_at=timestamp(row.updated_at),
         etag=rules.etag(row.seq, row.version),
     )
 
@@ -347,8 +347,3 @@ def _price(price: Money) -> dict[str, Any]:
 
 def _money(row: Any) -> Money:
     return Money(currency_code=row.currency_code, units=row.price_units, nanos=row.price_nanos)
-
-
-def _timestamp(microseconds: int) -> Timestamp:
-    seconds, rest = divmod(microseconds, 1_000_000)
-    return Timestamp(seconds=seconds, nanos=rest * 1000)

@@ -47,6 +47,17 @@ SET_ASIDE = 0.3
 
 
 @frozen
+class _Call:
+    """A call that must not be lost; `lane` is its destination's and its own."""
+
+    method: Method
+    lane: Lane
+    request: bytes
+    parsed: Message
+    context: Context
+
+
+@frozen
 class _Forward:
     """The call may be forwarded."""
 
@@ -119,63 +130,68 @@ class Router:
     # Calls that must not be lost.
 
     def _deferrable(self, method: Method, destination: Destination, request: bytes, context: Context) -> Any:
-        draft = self._draft(method, request, context)
-        lane = (draft.destination, draft.lane)
+        assert context.message_id is not None
+        parsed = _parse(method, request)
+        authorize(method, context.principal, parsed)
+        reply_to = context.metadata.get(metadata.REPLY_TO)
+        if reply_to is not None:
+            require_taker(self._contract, str(reply_to))
+        lane = (method.service, lane_of(method, context.principal, parsed, context.message_id))
+        call = _Call(method, lane, request, parsed, context)
         if self._lanes.is_free(lane):
-            if self._has_to_wait(draft, destination, context):
-                return self._spool.keep(draft).addCallback(self._answer)
+            if self._has_to_wait(lane, destination, context):
+                return self._spool.keep(self._draft(call)).addCallback(self._answer)
             if destination.breaker.state is BreakerState.CLOSED and self._spool.is_empty:
-                return self._at_once(draft, destination, context)
-        return self._in_turn(draft, destination, context)
+                return self._at_once(call, destination)
+        return self._in_turn(call, destination)
 
-    def _at_once(self, draft: Draft, destination: Destination, context: Context) -> Deferred[bytes]:
+    def _at_once(self, call: _Call, destination: Destination) -> Deferred[bytes]:
         """Forward a call whose lane is free, and whose id cannot be known: `_in_turn` for most calls."""
-        lane = (draft.destination, draft.lane)
-        self._lanes.enter(lane)
-        self._lanes.forward(lane)
-        until = self._until(context)
+        self._lanes.enter(call.lane)
+        self._lanes.forward(call.lane)
+        until = self._until(call.context)
 
         def ended(result: Any) -> Any:
             if isinstance(result, Failure) and _worth_keeping(result.value):
-                result = self._spool.keep(draft).addCallback(self._answer)
-            self._left(lane)
+                result = self._spool.keep(self._draft(call)).addCallback(self._answer)
+            self._left(call.lane)
             return result
 
-        return destination.call(draft.method, draft.request, self._share(until), carried(context)).addBoth(ended)
+        return self._forward(call, destination, until).addBoth(ended)
 
-    def _has_to_wait(self, draft: Draft, destination: Destination, context: Context) -> bool:
+    def _forward(self, call: _Call, destination: Destination, until: float) -> Deferred[bytes]:
+        return destination.call(call.method.path, call.request, self._share(until), carried(call.context))
+
+    def _has_to_wait(self, lane: Lane, destination: Destination, context: Context) -> bool:
         """Whether a call has to be kept in any case, so that nobody needs to be asked."""
         # The store looks for the id itself when it keeps. It is asked before only if that may save keeping.
         return (
-            self._spool.keeping((draft.destination, draft.lane))
-            or self._spool.is_paused(draft.destination)
+            self._spool.keeping(lane)
+            or self._spool.is_paused(lane[0])
             or bool(context.metadata.get(metadata.RESPOND_ASYNC))
             or destination.breaker.state is BreakerState.OPEN
         )
 
-    async def _in_turn(self, draft: Draft, destination: Destination, context: Context) -> bytes:
-        until = self._until(context)
-        lane = (draft.destination, draft.lane)
-        if not await self._turn(lane, until):
+    async def _in_turn(self, call: _Call, destination: Destination) -> bytes:
+        until = self._until(call.context)
+        if not await self._turn(call.lane, until):
             # Those in front of it take too long. It is kept while one of them is under way, which nobody is told of yet.
-            return await self._kept(self._spool.keep(draft))
+            return await self._kept(self._spool.keep(self._draft(call)))
         try:
-            keeping = await self._forward_or_keep(draft, destination, until, context)
+            keeping = await self._forward_or_keep(call, destination, until)
         finally:
-            self._left(lane)
+            self._left(call.lane)
         return keeping if isinstance(keeping, bytes) else await self._kept(keeping)
 
-    async def _forward_or_keep(
-        self, draft: Draft, destination: Destination, until: float, context: Context
-    ) -> bytes | Deferred[Kept]:
-        decision = await self._decide(draft, destination, until, context)
+    async def _forward_or_keep(self, call: _Call, destination: Destination, until: float) -> bytes | Deferred[Kept]:
+        draft = self._draft(call)
+        decision = await self._decide(draft, destination, until, call.context)
         if isinstance(decision, Kept):
             return self._answer(decision)
         if isinstance(decision, _Forward):
-            lane = (draft.destination, draft.lane)
-            self._lanes.forward(lane)
+            self._lanes.forward(call.lane)
             try:
-                return await destination.call(draft.method, draft.request, self._share(until), carried(context))
+                return await self._forward(call, destination, until)
             except BookdError as error:
                 if not _worth_keeping(error):
                     raise
@@ -184,7 +200,7 @@ class Router:
     async def _decide(
         self, draft: Draft, destination: Destination, until: float, context: Context
     ) -> Kept | _Forward | _Keep:
-        if self._has_to_wait(draft, destination, context):
+        if self._has_to_wait((draft.destination, draft.lane), destination, context):
             return _Keep()
         if destination.breaker.state is BreakerState.HALF_OPEN:
             answers = Deferred.fromCoroutine(destination.answers()).addTimeout(
@@ -223,21 +239,19 @@ class Router:
         left: float = max(until - self._clock.seconds(), 0.0)
         return max(left - SET_ASIDE, left / 2)
 
-    def _draft(self, method: Method, request: bytes, context: Context) -> Draft:
+    def _draft(self, call: _Call) -> Draft:
+        method, context = call.method, call.context
         assert context.message_id is not None
-        parsed = _parse(method, request)
-        authorize(method, context.principal, parsed)
         principal = context.principal
         reply_to = context.metadata.get(metadata.REPLY_TO)
-        if reply_to is not None:
-            require_taker(self._contract, str(reply_to))
+        destination, lane = call.lane
         return Draft(
             message_id=context.message_id,
-            destination=method.service,
-            lane=lane_of(method, principal, parsed, context.message_id),
+            destination=destination,
+            lane=lane,
             method=method.path,
-            request=request,
-            fingerprint=fingerprint(method.path, parsed),
+            request=call.request,
+            fingerprint=fingerprint(method.path, call.parsed),
             principal=b"" if principal is None else principal.SerializeToString(deterministic=True),
             subject="" if principal is None else principal.subject,
             metadata=dict(passed_on(context)),

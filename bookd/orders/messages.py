@@ -1,7 +1,6 @@
 """Orders as the protocol shows them."""
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
+from bookd.contract.times import timestamp
 from bookd.orders.rules import Order, Status
 from bookd.wire.orders.v1 import orders_pb2
 
@@ -22,16 +21,13 @@ def to_message(order: Order) -> orders_pb2.Order:
         shipping_address=order.shipping_address,
         status=STATUS[order.status],
         reason=order.reason or _waits_for(order),
+        total_amount=order.total,
         created_at=timestamp(order.created_at),
         updated_at=timestamp(order.updated_at),
         etag=f'"{order.version}"',
     )
     for item in order.items:
-        line = message.items.add(book_id=item.book_id, quantity=item.quantity, title=item.title)
-        if item.unit_price is not None:
-            line.unit_price.CopyFrom(item.unit_price)
-    if order.total is not None:
-        message.total_amount.CopyFrom(order.total)
+        message.items.add(book_id=item.book_id, quantity=item.quantity, title=item.title, unit_price=item.unit_price)
     return message
 
 
@@ -39,10 +35,3 @@ def _waits_for(order: Order) -> str:
     if order.status is not Status.PENDING:
         return ""
     return "waits for the inventory" if order.shipping_address else "waits for the user's address"
-
-
-def timestamp(microseconds: int) -> Timestamp:
-    """Microseconds since the epoch as google.protobuf.Timestamp."""
-    made = Timestamp()
-    made.FromMicroseconds(microseconds)
-    return made

@@ -13,11 +13,16 @@ from twisted.internet.defer import Deferred, succeed
 
 from bookd.wire.orders.v1 import orders_pb2
 
+# Seconds within which patience that ends is over together.
+_TOGETHER = 0.001
+
 
 class Listener:
-    """Hears that there is news of one order; `stands` is how that stands for now, if the last news has brought it."""
+    """Hears that there is news of one order; `stands` is how that stands for now, if the last news has brought it. Its
+    patience is over at the time `until`."""
 
-    def __init__(self) -> None:
+    def __init__(self, until: float) -> None:
+        self.until = until
         self.stands: orders_pb2.Order | None = None
         self._news = False
         self._over = False
@@ -50,29 +55,51 @@ class Listener:
 
 
 class News:
-    """The listeners of all orders. `reactor` keeps the time."""
+    """The listeners of all orders. `reactor` keeps the time, with one alarm for all of them."""
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
         self._listeners: dict[str, list[Listener]] = {}
+        self._alarm: Any = None
 
     @contextmanager
     def listen(self, order_id: str, patience: float) -> Iterator[Listener]:
         """A listener to the news of an order, for `patience` seconds; gone when the block ends."""
-        listener = Listener()
+        listener = Listener(self._reactor.seconds() + max(0.0, patience))
         self._listeners.setdefault(order_id, []).append(listener)
-        timer = self._reactor.callLater(max(0.0, patience), listener.give_up)
+        self._wake_for(listener)
         try:
             yield listener
         finally:
-            if timer.active():
-                timer.cancel()
             listeners = self._listeners[order_id]
             listeners.remove(listener)
             if not listeners:
                 del self._listeners[order_id]
+            if not self._listeners and self._alarm is not None:
+                self._alarm.cancel()
+                self._alarm = None
 
     def tell(self, order_id: str, stands: orders_pb2.Order | None = None) -> None:
         """Something happened to an order's saga; `stands` is the order, if nothing more is asked for it now."""
         for listener in list(self._listeners.get(order_id, ())):
             listener.hear(stands)
+
+    def _wake_for(self, listener: Listener) -> None:
+        now = self._reactor.seconds()
+        if self._alarm is None:
+            self._alarm = self._reactor.callLater(listener.until - now, self._give_up)
+        elif listener.until < self._alarm.getTime():
+            self._alarm.reset(listener.until - now)
+
+    def _give_up(self) -> None:
+        self._alarm = None
+        soon = self._reactor.seconds() + _TOGETHER
+        patient: list[Listener] = []
+        impatient: list[Listener] = []
+        for listeners in self._listeners.values():
+            for each in listeners:
+                (patient if each.until > soon else impatient).append(each)
+        if patient:
+            self._wake_for(min(patient, key=lambda each: each.until))
+        for each in impatient:
+            each.give_up()

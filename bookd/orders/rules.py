@@ -171,11 +171,9 @@ def decided(order: Order, reservation: inventory_pb2.Reservation) -> News:
         return News(Answer.LOST, "the inventory reserved something else than was ordered")
     if len({item.unit_price.currency_code for item in reserved.values()}) != 1:
         return News(Answer.LOST, "the books have prices in different currencies")
-    items = tuple(
-        evolve(item, unit_price=reserved[item.book_id].unit_price, title=reserved[item.book_id].title)
-        for item in order.items
-    )
-    return News(Answer.DONE, items=items)
+    priced = [(item, reserved[item.book_id]) for item in order.items]
+    items = (Item(item.book_id, item.quantity, found.unit_price, found.title) for item, found in priced)
+    return News(Answer.DONE, items=tuple(items))
 
 
 def answered(order: Order, step: Step, news: News, now: int) -> tuple[Order, Step | None]:

@@ -48,7 +48,6 @@ _TOLD = {
 
 # Pending orders of one user that are cancelled when the user is gone. Nobody has so many.
 MOST_PENDING = 100_000
-_STEP = Prepared(select(steps).where(steps.c.message_id == bindparam("sent")).with_for_update())
 _CLOSE = Prepared(steps.update().where(steps.c.message_id == bindparam("sent")).values(done_at=bindparam("at")))
 _ASKED = Prepared(
     select(func.count())
@@ -109,15 +108,12 @@ def _cancel(connection: Connection, before: Order, trace: Trace, now: int) -> or
 
 def apply(connection: Connection, outcome: message_pb2.Outcome, trace: Trace, now: int) -> Applied | None:
     """Apply the outcome of a step; answers None for a message that no saga sent. Applying it again changes nothing."""
-    row = _STEP.row(connection, {"sent": outcome.message_id})
-    if row is None:
+    asked = store.load_asked(connection, outcome.message_id)
+    if asked is None:
         return None
-    order_id: str = row.order_id
-    if row.done_at is not None:
-        return Applied(order_id)
-    before = store.load(connection, order_id)
-    assert before is not None  # the foreign key of steps
-    step = Step(row.step)
+    before, step, done = asked
+    if done:
+        return Applied(before.order_id)
     news = _news(before, step, outcome)
     after, next_step = rules.answered(before, step, news, now)
     _CLOSE.run(connection, {"sent": outcome.message_id, "at": now})
@@ -126,9 +122,9 @@ def apply(connection: Connection, outcome: message_pb2.Outcome, trace: Trace, no
     told = _tell(connection, after, trace) if after.status is not before.status else None
     if next_step is not None:
         _ask(connection, after, next_step, trace, now, pause=AGAIN_AFTER if next_step is step else 0)
-        return Applied(order_id)
+        return Applied(before.order_id)
     # An answer that found its order cancelled is followed by that of the release.
-    return Applied(order_id, told)
+    return Applied(before.order_id, told)
 
 
 def apply_sent(

@@ -7,8 +7,8 @@ from google.type.money_pb2 import Money
 from sqlalchemy import Connection, Row, bindparam, func, select
 
 from bookd.errors import Aborted
-from bookd.orders.rules import Item, Order, Status
-from bookd.orders.schema import order_items, orders
+from bookd.orders.rules import Item, Order, Status, Step
+from bookd.orders.schema import order_items, orders, steps
 from bookd.storage.prepared import Prepared
 
 _ADD, _ADD_ITEMS = Prepared(orders.insert().inline()), Prepared(order_items.insert().inline())
@@ -26,14 +26,33 @@ _SAVE_ITEM = Prepared(
     .where(order_items.c.order_id == bindparam("changed"), order_items.c.position == bindparam("place"))
     .values({name: bindparam(name) for name in _LINE})
 )
-_LOAD = Prepared(select(orders).where(orders.c.order_id == bindparam("wanted")))
+_ITEM = (
+    order_items.c.book_id,
+    order_items.c.quantity,
+    order_items.c.title,
+    order_items.c.currency_code.label("price_currency_code"),
+    order_items.c.price_units,
+    order_items.c.price_nanos,
+)
 _ITEMS = (
-    select(order_items)
+    select(order_items.c.order_id, *_ITEM)
     .where(order_items.c.order_id.in_(bindparam("wanted", expanding=True)))
     .order_by(order_items.c.position)
 )
-_ITEMS_OF_ONE = Prepared(
-    select(order_items).where(order_items.c.order_id == bindparam("wanted")).order_by(order_items.c.position)
+# An order is read with its lines: a row for each of them.
+_THEIR_ITEMS = order_items.c.order_id == orders.c.order_id
+_LOAD = Prepared(
+    select(orders, *_ITEM)
+    .select_from(orders.join(order_items, _THEIR_ITEMS))
+    .where(orders.c.order_id == bindparam("wanted"))
+    .order_by(order_items.c.position)
+)
+_LOAD_ASKED = Prepared(
+    select(orders, *_ITEM, steps.c.step, steps.c.done_at)
+    .select_from(steps.join(orders, orders.c.order_id == steps.c.order_id).join(order_items, _THEIR_ITEMS))
+    .where(steps.c.message_id == bindparam("sent"))
+    .order_by(order_items.c.position)
+    .with_for_update(of=steps)
 )
 
 
@@ -67,10 +86,16 @@ def save(connection: Connection, before: Order, after: Order) -> None:
 
 def load(connection: Connection, order_id: str) -> Order | None:
     """The order, or None."""
-    row = _LOAD.row(connection, {"wanted": order_id})
-    if row is None:
+    rows = _LOAD.rows(connection, {"wanted": order_id})
+    return _order(rows[0], tuple(map(_item, rows))) if rows else None
+
+
+def load_asked(connection: Connection, message_id: str) -> tuple[Order, Step, bool] | None:
+    """The order for which a message asked others for a step, the step, and whether it is done with; locks the step."""
+    rows = _LOAD_ASKED.rows(connection, {"sent": message_id})
+    if not rows:
         return None
-    return _order(row, tuple(_item(line) for line in _ITEMS_OF_ONE.rows(connection, {"wanted": order_id})))
+    return _order(rows[0], tuple(map(_item, rows))), Step(rows[0].step), rows[0].done_at is not None
 
 
 def page(
@@ -102,8 +127,10 @@ def _with_items(connection: Connection, rows: Sequence[Row[Any]]) -> list[tuple[
     return [(row.seq, _order(row, tuple(lines[row.order_id]))) for row in rows]
 
 
-def _item(line: Row[Any]) -> Item:
-    return Item(line.book_id, line.quantity, _money(line.currency_code, line.price_units, line.price_nanos), line.title)
+def _item(line: Any) -> Item:
+    return Item(
+        line.book_id, line.quantity, _money(line.price_currency_code, line.price_units, line.price_nanos), line.title
+    )
 
 
 def _order(row: Row[Any], items: tuple[Item, ...]) -> Order:

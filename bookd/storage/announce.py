@@ -6,17 +6,20 @@ the calls to other services, so that they do not wait behind these.
 
 from uuid import NAMESPACE_URL, uuid5
 
+from google.protobuf.any_pb2 import Any
 from google.protobuf.message import Message
 from sqlalchemy import Connection
 
 from bookd.contract.names import named
+from bookd.contract.times import timestamp
 from bookd.storage import outbox
 from bookd.storage.outbox import PUBLISH, Trace
-from bookd.wire.mom.v1.event_pb2 import Event
 from bookd.wire.mom.v1.events_pb2 import PublishRequest
 
 _NAMESPACE = uuid5(NAMESPACE_URL, "https://bookd/announce")
 _NO_TRACE = Trace()
+# What stands in front of the name of a type in a google.protobuf.Any.
+_TYPE = "type.googleapis.com/"
 
 
 def announce(
@@ -27,24 +30,26 @@ def announce(
     `subject` is what it happened to; `number` tells apart what happens to one subject, such as its version. `now` is in
     microseconds since the epoch.
     """
-    event_id = f"{data.DESCRIPTOR.name}/{subject}/{number}"
-    event = Event(
+    kind = data.DESCRIPTOR
+    event_id = f"{kind.name}/{subject}/{number}"
+    request = PublishRequest()
+    request.events.add(
         id=event_id,
         source=source,
         specversion="1.0",
-        type=data.DESCRIPTOR.full_name,
+        type=kind.full_name,
         subject=subject,
         datacontenttype="application/protobuf",
+        time=timestamp(now),
+        data=Any(type_url=_TYPE + kind.full_name, value=data.SerializeToString(deterministic=True)),
     )
-    event.time.FromMicroseconds(now)
-    event.data.Pack(data, deterministic=True)
     outbox.put(
         connection,
         outbox.Message(
             message_id=named(_NAMESPACE, f"{source}\n{event_id}"),
             lane=f"event {subject}",
             method=PUBLISH,
-            request=PublishRequest(events=[event]).SerializeToString(deterministic=True),
+            request=request.SerializeToString(deterministic=True),
             trace=trace,
         ),
         now,

@@ -7,7 +7,8 @@ delivered. A refusal that is final is remembered as well: else a late copy of a 
 told that it will not. Any other failure leaves nothing behind: the call may be tried again under the same id.
 
 The id is claimed before the work starts. Where several instances share a database (PostgreSQL), the second waits there
-until the first has committed, and then finds the response.
+until the first has committed, and then finds the response. Only where all is undone and done again if anything is wrong
+(`savepoint.is_tried`) the id and the response are written together after the work, as few messages come twice.
 """
 
 from collections.abc import Callable
@@ -68,6 +69,10 @@ class Refused(Exception):
         self.error = error
 
 
+class _DecidedBefore(Exception):
+    """What was tried has been decided before; the work was done in vain, and is undone."""
+
+
 def once(connection: Connection, call: Call, response_class: type[M], now: int, work: Callable[[Connection], M]) -> M:
     """What `work` answers; or, if the message of `call` was decided before, what it answered then.
 
@@ -78,6 +83,11 @@ def once(connection: Connection, call: Call, response_class: type[M], now: int, 
     """
     if call.message_id is None:
         return work(connection)
+    if savepoint.is_tried(connection):
+        response = work(connection)
+        if not _claim(connection, call, now, response.SerializeToString(deterministic=True)):
+            raise _DecidedBefore
+        return response
     if not _claim(connection, call, now):
         return _recorded(connection, call, response_class)
     try:
@@ -117,12 +127,12 @@ _CLAIM = Prepared(
 )
 
 
-def _claim(connection: Connection, call: Call, now: int) -> bool:
+def _claim(connection: Connection, call: Call, now: int, response: bytes = b"") -> bool:
     values = {
         "message_id": call.message_id,
         "method": call.method,
         "fingerprint": call.fingerprint,
-        "response": b"",
+        "response": response,
         "applied_at": now,
     }
     return _CLAIM.run(connection, values) == 1

@@ -38,10 +38,15 @@ def try_without(connection: Connection, without: bool) -> None:
     connection.info[_WITHOUT] = without
 
 
+def is_tried(connection: Connection) -> bool:
+    """Whether any exception undoes all that is done now, to have it done again with savepoints."""
+    return bool(connection.info.get(_WITHOUT))
+
+
 @contextmanager
 def part(connection: Connection) -> Iterator[None]:
     """A part that is undone when an exception leaves it."""
-    if connection.info.get(_WITHOUT):
+    if is_tried(connection):
         yield
         return
     begin(connection)

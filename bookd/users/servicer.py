@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 from google.protobuf.empty_pb2 import Empty
-from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import Connection
 from twisted.logger import Logger
 
@@ -14,6 +13,7 @@ from bookd.bridge.desk import Desk
 from bookd.bridge.workers import Workers
 from bookd.contract import paging
 from bookd.contract.call import Call, fingerprint
+from bookd.contract.times import timestamp
 from bookd.errors import BookdError, InvalidArgument, NotFound, Unauthenticated
 from bookd.storage import inbox
 from bookd.storage.announce import announce
@@ -183,16 +183,10 @@ def to_message(user: User) -> users_pb2.User:
         full_name=user.full_name,
         address=user.address,
         roles=user.roles,
-        created_at=_timestamp(user.created_at),
-        updated_at=_timestamp(user.updated_at),
+        created_at=timestamp(user.created_at),
+        updated_at=timestamp(user.updated_at),
         etag=user.etag,
     )
-
-
-def _timestamp(microseconds: int) -> Timestamp:
-    made = Timestamp()
-    made.FromMicroseconds(microseconds)
-    return made
 
 
 def _register(connection: Connection, call: Call, new: NewUser, now: int) -> users_pb2.User:

@@ -44,7 +44,7 @@ class CreateTests(OrdersTestCase):
         with overhear(self.engine, lambda text, _: read.append(text)):
             order = self.created()
         self.assertEqual(order.status, CONFIRMED)
-        self.assertEqual(sum("FROM order_items" in text for text in read), 1, read)  # by the saga, in its transaction
+        self.assertEqual(sum("JOIN order_items" in text for text in read), 1, read)  # by the saga, in its transaction
 
     def test_what_is_sent(self) -> None:
         """The reservation bears a message id that follows from the order, a reply method, and the caller's trace."""

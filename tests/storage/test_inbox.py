@@ -1,12 +1,16 @@
 """A message takes effect once, however often it comes."""
 
 from collections.abc import Callable
+from typing import Any
 
 from google.protobuf.wrappers_pb2 import Int64Value
 from sqlalchemy import Column, Connection, Integer, MetaData, Table, func, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from bookd.bridge.commits import WARY, Commits, Unit
 from bookd.contract.call import Call
 from bookd.errors import BookdError, InvalidArgument, NotFound, Unavailable
 from bookd.storage import inbox
@@ -119,6 +123,35 @@ class InboxTests(SynchronousTestCase):
             inbox.once(connection, Call(ID[:-1] + "2", "/s/M", PRINT), Int64Value, 5, self.work)
             savepoint.rollback()
         self.assertEqual((self.count(self.inbox), self.count(self.done)), (1, 1))
+
+    def jotted(self, *calls: tuple[str, Callable[[Connection], Int64Value]]) -> list[Any]:
+        """Apply messages in one transaction, as a desk does those that it may try together: the answers, or the names of the
+        errors."""
+
+        def unit(name: str, work: Callable[[Connection], Int64Value]) -> Unit:
+            call = Call(name, "/s/M", PRINT)
+            return Unit(lambda connection: inbox.once(connection, call, Int64Value, 5, work), Deferred(), brief=True)
+
+        units = [unit(name, work) for name, work in calls]
+        self.assertTrue(self.commits.begin(brief=True))
+        self.commits.run(units)
+        self.commits.commit()
+        results = [each.result for each in units]
+        return [type(each.value).__name__ if isinstance(each, Failure) else each.value for each in results]
+
+    def test_tried(self) -> None:
+        """Where messages are tried together, the work of each is done before its id is known to be new. One that comes again,
+        in the same transaction or in a later one, is answered as before, and its work is undone; so is what is refused."""
+        self.commits = Commits(self.engine)
+        self.addCleanup(self.commits.close)
+        self.commits.whole([])
+        second, third = (ID[:-1] + digit for digit in "23")
+        self.assertEqual(self.jotted((ID, self.work)), [1])
+        self.assertEqual(self.jotted((second, self.work), (ID, self.work), (second, self.work)), [2, 1, 2])
+        refused = self.fail(NotFound("no such thing"))
+        for _ in range(WARY + 1):  # now with savepoints from the start, and at last without
+            self.assertEqual(self.jotted((ID, self.work), (third, refused)), [1, "NotFound"])
+        self.assertEqual((self.count(self.inbox), self.count(self.done)), (3, 2))
 
     def test_empty_response(self) -> None:
         """A response without fields is a response."""
