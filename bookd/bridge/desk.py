@@ -72,8 +72,8 @@ class Desk(Service):
         self._reactor = reactor
         self._engine = engine
         self._reading = reading(engine)
-        self._writer = Workers(reactor, 1, "desk-writer")
-        self._readers = Workers(reactor, readers, "desk-reader")
+        self._writer = Workers(1, "desk-writer")
+        self._readers = Workers(readers, "desk-reader")
         self._commits = Commits(engine)
         self._waiting: deque[Unit] = deque()
         # While units wait or are under way; fires when there are none any more.

@@ -1,16 +1,23 @@
-"""A bounded pool of threads for what would hold up the reactor: hashing, reading from a database, searching."""
+"""A bounded pool of threads for what would hold up the reactor: hashing, reading from a database, searching.
+
+Twisted has such a pool. What it does beside (a context for each piece of work, a team that grows and shrinks, two turns of
+the reactor until a result is there) costs as much processor time again as the way to a thread and back, and a write takes
+that way in each daemon that it passes.
+"""
 
 import os
 import sys
 from collections.abc import Callable
-from threading import Thread
+from queue import SimpleQueue
+from threading import Thread, current_thread
+from time import monotonic
 from typing import Any, ParamSpec, TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.threads import deferToThreadPool
-from twisted.python.threadpool import ThreadPool
+from twisted.python.failure import Failure
 
+from bookd.bridge.reactor import loop
 from bookd.errors import ResourceExhausted, Unavailable
 
 # The share of the newest measurement in what work takes of late.
@@ -32,7 +39,6 @@ class Workers(Service):
 
     def __init__(
         self,
-        reactor: Any,
         size: int,
         name: str,
         *,
@@ -41,54 +47,39 @@ class Workers(Service):
         niceness: int = 0,
         spare: bool = False,
     ) -> None:
-        self._reactor = reactor
         self._size = size
         self._name = name
         self._most = None if waiting is None else size + waiting
         self._patience = patience
         self._niceness = niceness
         self._spare = spare
-        self._threads = 0
         self._under_way = 0
         self._usual = 0.0  # seconds that a piece of work has taken of late
-        self._pool: ThreadPool | None = None
+        self._threads: list[Thread] = []
+        self._pieces: SimpleQueue[tuple[Callable[[], Any], Deferred[Any]] | None] = SimpleQueue()
+        self._gone: Deferred[None] = Deferred()
 
     def startService(self) -> None:
-        """Start the threads."""
+        """Take work; a thread is started when there is a piece of work and no thread for it."""
         super().startService()
-        self._threads = 0
-        self._pool = ThreadPool(0, self._size, self._name)
-        # A daemon that fails in the middle of its start ends, though a thread is at work; stopService waits for them.
-        self._pool.threadFactory = self._thread  # type: ignore[assignment]
-        self._pool.start()
-
-    def _thread(self, *args: Any, **kwargs: Any) -> Thread:
-        self._threads += 1
-        idle = self._spare and self._threads > 1
-        return _Thread(*args, **kwargs, daemon=True, niceness=self._niceness, idle=idle)
+        self._threads, self._pieces, self._gone = [], SimpleQueue(), Deferred()
+        self._loop = loop()
 
     def stopService(self) -> Deferred[None]:
         """Refuse further work; fires when all that was accepted is done and the threads are gone."""
         super().stopService()
-        pool, self._pool = self._pool, None
-        done: Deferred[None] = Deferred()
-        if pool is None:
-            done.callback(None)
-            return done
-
-        def join() -> None:
-            pool.stop()
-            self._reactor.callFromThread(done.callback, None)
-
-        # stop() joins the threads, whose last results still go through the reactor: so it must not hold it up.
-        self._reactor.callInThread(join)
-        return done
+        gone = self._gone
+        if not self._threads and not gone.called:
+            gone.callback(None)
+        for _ in self._threads:
+            self._pieces.put(None)
+        return gone
 
     def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Call `work` in a thread; the Deferred fires with its result, on the reactor. Fails with `Unavailable` once
         stopped, and with `ResourceExhausted` when too much waits. Cancelling the Deferred does not interrupt the thread,
         but what has not begun then never begins."""
-        if self._pool is None:
+        if not self.running:
             return fail(Unavailable(f"{self._name} is stopped"))
         wait = max(0, self._under_way - self._size + 1) / self._size * self._usual
         full = self._most is not None and self._under_way >= self._most
@@ -97,31 +88,57 @@ class Workers(Service):
                 ResourceExhausted("too much is waiting; try again later", reason="BUSY", retry_after=max(1.0, wait))
             )
         self._under_way += 1
+        if self._under_way > len(self._threads) < self._size:
+            self._start_thread()
         answer: Deferred[T] = Deferred()
-
-        def run() -> T | None:
-            if answer.called:
-                return None
-            began = self._reactor.seconds()
-            try:
-                return work(*args, **kwargs)
-            finally:
-                taken = self._reactor.seconds() - began
-                # Two threads that meet here lose one of two measurements, which does no harm.
-                self._usual += (taken - self._usual) * _LATELY
-
-        def ended(result: Any) -> None:
-            self._under_way -= 1
-            if not answer.called:
-                answer.callback(result)
-
-        deferToThreadPool(self._reactor, self._pool, run).addBoth(ended)
+        self._pieces.put((lambda: work(*args, **kwargs), answer))
         return answer
+
+    def _start_thread(self) -> None:
+        idle = self._spare and bool(self._threads)
+        name = f"{self._name}-{len(self._threads)}"
+        thread = _Thread(self._work, name, niceness=self._niceness, idle=idle)
+        self._threads.append(thread)
+        thread.start()
+
+    # In a thread.
+
+    def _work(self) -> None:
+        tell = self._loop.call_soon_threadsafe
+        while (piece := self._pieces.get()) is not None:
+            work, answer = piece
+            result: Any = None
+            if not answer.called:
+                began = monotonic()
+                try:
+                    result = work()
+                except BaseException:
+                    result = Failure()
+                # Two threads that meet here lose one of two measurements, which does no harm.
+                self._usual += (monotonic() - began - self._usual) * _LATELY
+            tell(self._ended, answer, result)
+            del piece, work, answer, result  # or they would be kept until there is other work
+        tell(self._left, current_thread())
+
+    # On the reactor again.
+
+    def _ended(self, answer: Deferred[Any], result: Any) -> None:
+        self._under_way -= 1
+        if not answer.called:
+            answer.callback(result)
+
+    def _left(self, thread: Thread) -> None:
+        thread.join()  # it was about to end
+        self._threads.remove(thread)
+        if not self._threads:
+            self._gone.callback(None)
 
 
 class _Thread(Thread):
-    def __init__(self, *args: Any, niceness: int, idle: bool, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    # A daemon that fails in the middle of its start ends, though a thread is at work; stopService waits for them.
+
+    def __init__(self, work: Callable[[], None], name: str, *, niceness: int, idle: bool) -> None:
+        super().__init__(target=work, name=name, daemon=True)
         self._niceness = niceness
         self._idle = idle
 

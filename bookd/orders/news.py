@@ -65,9 +65,12 @@ class News:
     @contextmanager
     def listen(self, order_id: str, patience: float) -> Iterator[Listener]:
         """A listener to the news of an order, for `patience` seconds; gone when the block ends."""
-        listener = Listener(self._reactor.seconds() + max(0.0, patience))
+        listener = Listener(self._reactor.seconds() + patience)
         self._listeners.setdefault(order_id, []).append(listener)
-        self._wake_for(listener)
+        if patience > 0:
+            self._wake_for(listener)
+        else:
+            listener.give_up()
         try:
             yield listener
         finally:

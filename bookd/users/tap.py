@@ -78,7 +78,6 @@ def makeService(options: daemon.Options) -> IService:
     desk = Desk(running, engine)
     vitals.ready = daemon.working(server, desk)
     workers = Workers(
-        running,
         table.hashers,
         "users-hasher",
         waiting=table.hashes_waiting,

@@ -2,10 +2,14 @@
 
 import os
 import sys
+from gc import collect
 from threading import Barrier, Event
+from threading import enumerate as enumerate_threads
+from weakref import ref
 
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from bookd.bridge.workers import Workers
@@ -18,7 +22,7 @@ class WorkersTests(TestCase):
     timeout = 20
 
     def setUp(self) -> None:
-        self.workers = Workers(reactor, 1, "test-worker", waiting=2, niceness=5)
+        self.workers = Workers(1, "test-worker", waiting=2, niceness=5)
         self.workers.startService()
         self.addCleanup(self.workers.stopService)
         self.gate = Event()
@@ -46,7 +50,7 @@ class WorkersTests(TestCase):
 
     async def test_patience(self) -> None:
         """Work that would wait too long, as things go, is refused, and is told how long."""
-        slow = Workers(reactor, 1, "slow-worker", patience=0.5)
+        slow = Workers(1, "slow-worker", patience=0.5)
         slow.startService()
         self.addCleanup(slow.stopService)
         slow._usual = 0.2
@@ -87,7 +91,7 @@ class WorkersTests(TestCase):
             return
         usual = os.sched_getscheduler(0)
         for spare, most in ((False, 0), (True, 2)):
-            workers = Workers(reactor, 3, "spare-worker", spare=spare)
+            workers = Workers(3, "spare-worker", spare=spare)
             workers.startService()
             meeting = Barrier(3, timeout=10)
 
@@ -109,3 +113,51 @@ class WorkersTests(TestCase):
         self.gate.set()
         await stopping
         self.assertEqual(await taken, 1)
+
+    async def test_threads_are_gone(self) -> None:
+        """Threads are started when there is work for them, no more than there may be, and none is left in the end; the reactor
+        does not wait for one that is at work. Workers can be started again."""
+
+        def threads() -> list[str]:
+            return sorted(each.name for each in enumerate_threads() if each.name.startswith("several-"))
+
+        several = Workers(3, "several")
+        for _ in range(2):
+            several.startService()
+            self.assertEqual(threads(), [])
+            await several.run(int)
+            await several.run(int)
+            self.assertEqual(threads(), ["several-0"])
+            work = [several.run(self.gate.wait, 10) for _ in range(2)] + [several.run(int) for _ in range(9)]
+            self.assertEqual(threads(), ["several-0", "several-1", "several-2"])
+            self.assertEqual(await gatherResults(work[2:]), [0] * 9)
+            stopping = several.stopService()
+            while len(threads()) > 2:
+                await deferLater(reactor, 0.001)
+            self.assertNoResult(stopping)
+            self.gate.set()
+            await stopping
+            self.assertEqual(threads(), [])
+            self.gate.clear()
+
+    async def test_never_used(self) -> None:
+        """Workers that had no work stop at once, and may be asked to twice."""
+        idle = Workers(1, "idle-worker")
+        idle.startService()
+        for _ in range(2):
+            self.successResultOf(idle.stopService())
+
+    async def test_forgets(self) -> None:
+        """What a piece of work was given, and what it answered, is not kept until the next one comes."""
+
+        class Large:
+            pass
+
+        given = Large()
+        gone = ref(given)
+        await self.workers.run(lambda large: None, given)
+        del given
+        answered = ref(await self.workers.run(Large))
+        await deferLater(reactor, 0)
+        collect()
+        self.assertEqual((gone(), answered()), (None, None))

@@ -62,20 +62,10 @@ def inventory(engine: Engine) -> Process:
     return Process(InventoryServicer(desk, lambda: NOW, lambda: "new", low=5), INVENTORY, desk)
 
 
-class Impatient(Clock):
-    """Time is always over."""
-
-    def callLater(self, delay: float, callable: Any, *args: Any, **kw: Any) -> Any:
-        timer = super().callLater(0, callable, *args, **kw)
-        self.advance(0)
-        return timer
-
-
 def orders(engine: Engine) -> Process:
     """The orders, whose callers have no patience, so that nothing is sent."""
     desk: Any = ImmediateDesk(engine)
-    clock: Any = Impatient()
-    servicer = OrdersServicer(desk, news=News(clock), now=lambda: NOW, new_id=lambda: ORDER, patience=0)
+    servicer = OrdersServicer(desk, news=News(Clock()), now=lambda: NOW, new_id=lambda: ORDER, patience=0)
     return Process(servicer, ORDERS, desk)
 
 
