@@ -8,13 +8,16 @@ from typing import Any, Final
 
 from attrs import field, frozen
 from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from bookd.errors import NotFound, OutOfRange, Unavailable
 from bookd.mom import store, vault
 from bookd.mom.records import Bounds, Draft
 from bookd.mom.schema import events, subscriptions
 from bookd.mom.seals import Broken
+from bookd.storage import savepoint
 from bookd.storage.prepared import Prepared
+from bookd.storage.rows import Rows
 
 _SAME = select(events.c.seq).where(events.c.source == bindparam("source"), events.c.event_id == bindparam("event_id"))
 _KNOWN: Final = Prepared(_SAME)
@@ -27,6 +30,8 @@ _ADD: Final = Prepared(
     )
     .returning(events.c.seq)
 )
+_ROWS: Final = Rows(events, _VALUES)
+_LAST: Final = Prepared(select(func.max(events.c.seq)))
 
 
 @frozen
@@ -101,20 +106,39 @@ def publish(
     queue decides: what has begun to fit goes in as a whole, so that no batch is too large for ever.
     """
     published = Published([], [])
-    for fact in facts:
-        identity = {"source": fact.source, "event_id": fact.event_id}
-        key_id, written = vault.published(connection, fact.event, _clear(fact))
-        rest = {"type": fact.type, "subject": fact.subject, "event": written, "key_id": key_id, "published_at": now}
-        seq: int | None = _ADD.value(connection, identity | rest)
-        if seq is None:
-            known: Any = _KNOWN.value(connection, identity)
-            published.seqs.append(known)
-            continue
+    for fact, (seq, is_new) in zip(facts, _add_all(connection, facts, now), strict=True):
         published.seqs.append(seq)
-        for draft in messages(fact, seq):
+        for draft in messages(fact, seq) if is_new else ():
             store.keep(connection, draft, now, None if draft.destination in published.destinations else most)
             published.destinations.append(draft.destination)
     return published
+
+
+def _add_all(connection: Connection, facts: Sequence[Fact], now: int) -> list[tuple[int, bool]]:
+    """The place of each event, and whether it is new."""
+    written = []
+    for fact in facts:
+        key_id, event = vault.published(connection, fact.event, _clear(fact))
+        written.append((fact.source, fact.event_id, fact.type, fact.subject, event, key_id, now))
+    # Elsewhere others may write at the same time, and numbers need not follow one another.
+    if len(facts) > 1 and connection.dialect.name == "sqlite":
+        try:
+            with savepoint.part(connection):
+                _ROWS.insert(connection, written)
+        except IntegrityError:
+            pass  # some are there, or come twice
+        else:
+            last: Any = _LAST.value(connection)
+            return [(seq, True) for seq in range(last - len(facts) + 1, last + 1)]
+    return [_add(connection, dict(zip(_VALUES, row, strict=True))) for row in written]
+
+
+def _add(connection: Connection, event: dict[str, Any]) -> tuple[int, bool]:
+    seq: int | None = _ADD.value(connection, event)
+    if seq is not None:
+        return seq, True
+    known: Any = _KNOWN.value(connection, {"source": event["source"], "event_id": event["event_id"]})
+    return known, False
 
 
 def bounds(connection: Connection) -> tuple[int, int]:

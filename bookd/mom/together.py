@@ -11,11 +11,10 @@ anything that the database refuses. Of that nothing stays, and then each message
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from functools import cache
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
-from sqlalchemy import Connection, bindparam, false, func, insert, literal_column, select
+from sqlalchemy import Connection, bindparam, false, func, select
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import OperationalError
 
@@ -25,14 +24,14 @@ from bookd.mom.records import Bounds, Draft, Kept
 from bookd.mom.schema import lanes, messages
 from bookd.storage import savepoint
 from bookd.storage.prepared import Prepared
+from bookd.storage.rows import Rows
 
-# How many rows one statement inserts.
-_WIDTHS: Final = (64, 16, 4, 1)
 # What the rows have in common, and what each has of its own.
 _COMMON: Final = {"state": str(int(MessageState.QUEUED)), "attempts": "0", "refusals": "0", "last_error": "''"}
 _OWN: Final = ("message_id", "destination", "lane", "method", "subject", "reply_to", "expire_at")
 _SECRET: Final = ("request", "principal", "metadata", "fingerprint", "key_id")
 _TIMES: Final = ("ready_at", "created_at", "updated_at")
+_ROWS: Final = Rows(messages, (*_OWN, *_SECRET, *_TIMES), _COMMON)
 
 _LAST: Final = Prepared(select(func.max(messages.c.seq)))
 # Of several messages of a lane the first one gets there first. The others change nothing, nor does any where the lane has a row.
@@ -82,40 +81,12 @@ def _as_one(connection: Connection, drafts: Sequence[tuple[Draft, int]], bounds:
     for draft, now in drafts:
         secret = vault.accepted(connection, draft)
         sizes[draft.destination].append(len(secret["request"]))
-        rows.append((*(getattr(draft, name) for name in _OWN), *(secret[name] for name in _SECRET), now))
+        rows.append((*(getattr(draft, name) for name in _OWN), *(secret[name] for name in _SECRET), now, now, now))
     for destination, each in sizes.items():
         ledger.count(connection, destination, depth=len(each), bytes_=sum(each), bounds=bounds)
-    for start, width in _parts(len(rows)):
-        statement, names = _inserting(width)
-        values: dict[str, Any] = {}
-        for named, row in zip(names, rows[start : start + width], strict=True):
-            values.update(zip(named, row, strict=True))
-        statement.run(connection, values)
+    _ROWS.insert(connection, rows)
     last = _LAST.value(connection)
     assert last is not None
     first = last - len(rows) + 1
     _OPEN_LANES.run(connection, {"b_first": first})
     return [store.fresh(draft, seq, now) for seq, (draft, now) in enumerate(drafts, first)]
-
-
-def _parts(count: int) -> Iterable[tuple[int, int]]:
-    """Where each statement begins, and how many rows it inserts."""
-    start = 0
-    for width in _WIDTHS:
-        while count - start >= width:
-            yield start, width
-            start += width
-
-
-@cache
-def _inserting(width: int) -> tuple[Prepared, list[list[str]]]:
-    """The statement that inserts so many rows, and the names of the values of each."""
-    rows, names = [], []
-    for number in range(width):
-        named = {name: f"b_{name}_{number}" for name in (*_OWN, *_SECRET, "now")}
-        row: dict[str, Any] = {name: literal_column(value) for name, value in _COMMON.items()}
-        row |= {name: bindparam(named[name], type_=messages.c[name].type) for name in (*_OWN, *_SECRET)}
-        row |= {name: bindparam(named["now"], type_=messages.c[name].type) for name in _TIMES}
-        rows.append(row)
-        names.append(list(named.values()))
-    return Prepared(insert(messages).values(rows)), names

@@ -77,6 +77,15 @@ class JournalTests(SynchronousTestCase):
         # The same id at another source is another event.
         self.assertEqual(self.publish(Fact("there", "1", "t.Kind", "s", b"")), [4])
 
+    def test_many(self) -> None:
+        """Many that come together have the places that they would have one by one, also where some are known."""
+        self.assertEqual(self.publish(*map(fact, range(1, 151))), list(range(1, 151)))
+        some = [fact(number) for number in (151, 7, 152, 153, 151, 154)]
+        self.assertEqual(self.publish(*some), [151, 7, 152, 153, 151, 154])
+        self.assertEqual(self.publish(*map(fact, range(155, 240))), list(range(155, 240)))
+        records = journal.page(self.connection, 0, Filter(), 1000).records
+        self.assertEqual([(each.seq, each.event) for each in records], [(n, b"event %d" % n) for n in range(1, 240)])
+
     def test_full(self) -> None:
         """A queue that is full refuses events that would go into it, and all that come with them; one that has room for
         the first of a batch takes the whole batch; and what needs no message is taken still."""
