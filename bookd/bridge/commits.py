@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from bookd.storage import outbox, savepoint
 from bookd.storage.engine import BUSY
 from bookd.storage.inbox import Refused
-from bookd.storage.outbox import Put
+from bookd.storage.outbox import Row
 from bookd.storage.prepared import say
 
 # Transactions after one in which a unit has failed that are run with savepoints at once: where one fails others may.
@@ -44,7 +44,7 @@ class Commits:
         self._engine = engine
         self.keeps = engine.dialect.name == "sqlite"
         self._connection: Connection | None = None
-        self._put: list[Put] = []
+        self._put: list[Row] = []
         # Units that were run without savepoints; None where each has its own. And how many transactions have that to come.
         self._tried: list[Unit] | None = None
         self._wary = 0
@@ -85,7 +85,7 @@ class Commits:
             self.close()
             raise
 
-    def commit(self) -> list[Put]:
+    def commit(self) -> list[Row]:
         """End the transaction; answers which messages it has put. Raises as `run` does."""
         connection = self._connection
         assert connection is not None
@@ -99,7 +99,7 @@ class Commits:
             connection.close()
         return self._put
 
-    def whole(self, units: Iterable[Unit]) -> list[Put]:
+    def whole(self, units: Iterable[Unit]) -> list[Row]:
         """All in one: begin, run, commit; waits for others that write. Answers and raises as these do."""
         connection = self._connection
         if connection is None:
@@ -151,7 +151,7 @@ class Commits:
         return True
 
 
-def _run(unit: Unit, connection: Connection, put: list[Put]) -> None:
+def _run(unit: Unit, connection: Connection, put: list[Row]) -> None:
     before = len(put)
     savepoint.begin(connection)
     try:

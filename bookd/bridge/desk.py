@@ -40,7 +40,7 @@ from bookd.bridge.commits import Commits, Unit
 from bookd.bridge.workers import Workers
 from bookd.errors import Unavailable
 from bookd.storage.engine import reading
-from bookd.storage.outbox import Put
+from bookd.storage.outbox import Row
 from bookd.storage.point_reader import Lasting, PointReader
 
 P = ParamSpec("P")
@@ -80,7 +80,7 @@ class Desk(Service):
         self._quiet: Deferred[None] | None = None
         # Nothing is jotted before.
         self._rest_until = 0.0
-        self.taker: Callable[[Sequence[Put]], Any] = lambda put: None
+        self.taker: Callable[[Sequence[Row]], Any] = lambda put: None
         # Made by the first glance, in a thread; where it cannot be, glances are reads.
         self._point_reader: PointReader | None = None
         self._opening: Deferred[None] | None = None
@@ -147,7 +147,7 @@ class Desk(Service):
         under_way.addErrback(self._refuse, group)
         under_way.addCallback(self._go_on, group)
 
-    def _go_on(self, put: list[Put], group: list[Unit]) -> None:
+    def _go_on(self, put: list[Row], group: list[Unit]) -> None:
         if self._waiting and self._waiting[0].brief:
             # First the news: others have something to do while the next group is run here.
             self._tell(group, put)
@@ -157,7 +157,7 @@ class Desk(Service):
             self._next()
             self._tell(group, put)
 
-    def _tell(self, group: list[Unit], put: list[Put]) -> None:
+    def _tell(self, group: list[Unit], put: list[Row]) -> None:
         for unit in group:
             unit.deferred.callback(unit.result)
         if put:
@@ -166,7 +166,7 @@ class Desk(Service):
             except Exception:
                 self.log.failure("what was put into the outbox was not taken")
 
-    def _jotted(self, group: list[Unit]) -> Deferred[list[Put]] | None:
+    def _jotted(self, group: list[Unit]) -> Deferred[list[Row]] | None:
         """Run the next few units here, and fill `group` with them; fires when they are committed. None if none was run."""
         seconds = self._reactor.seconds
         began = seconds()
@@ -182,7 +182,7 @@ class Desk(Service):
             self._rest_until = seconds() + REST
         return self._writer.run(self._commits.commit)
 
-    def _refuse(self, failure: Failure, group: list[Unit]) -> list[Put]:
+    def _refuse(self, failure: Failure, group: list[Unit]) -> list[Row]:
         self.log.error("the database refused to commit {count} units: {error}", count=len(group), error=failure.value)
         for unit in group:
             unit.result = Failure(Unavailable("the database refused the write", reason=REASON, retry_after=1.0))

@@ -42,7 +42,7 @@ from bookd.contract import metadata
 from bookd.contract.status import detail, to_status
 from bookd.errors import FINAL, BookdError
 from bookd.storage import outbox
-from bookd.storage.outbox import PUBLISH, Put
+from bookd.storage.outbox import PUBLISH, Row
 from bookd.wire.mom.v1 import message_pb2
 
 # Messages under way at a time, beside events that are published together; of these, and of their bytes, in one call.
@@ -67,7 +67,7 @@ class Desk(Protocol):
     """Where units of work run: `bookd.bridge.desk.Desk`, or its fake. `taker` is told what was put; `alone` is whether nobody
     else writes into the database."""
 
-    taker: Callable[[Sequence[Put]], Any]
+    taker: Callable[[Sequence[Row]], Any]
 
     @property
     def alone(self) -> bool:
@@ -133,7 +133,7 @@ class Relay(Service):
         # Whether all but fresh events is under way; and whether there may be fresh events.
         self._caught_up = False
         self._fresh = True
-        self._publishing: list[outbox.Row] = []
+        self._publishing: list[Row] = []
         self._lanes_published = 0
         self._publish_from = 0.0  # not before, by the reactor's clock
         self._interruptible: set[Deferred[Any]] = set()
@@ -160,7 +160,7 @@ class Relay(Service):
         quiet = {each.ended for each in self._sending.values()} | ({self._loop} if self._loop is not None else set())
         return DeferredList(list(quiet)).addCallback(lambda _: None)
 
-    def take(self, put: Sequence[Put]) -> None:
+    def take(self, put: Sequence[Row]) -> None:
         """Messages that were put, in this order, and are committed."""
         if not self.running:
             return
@@ -168,7 +168,7 @@ class Relay(Service):
             if each.message.method == PUBLISH:
                 self._fresh = True
             elif self._caught_up and each.ready_at <= self._now() and self._has_room(each.message.lane):
-                self._send_it(each.message, 0)
+                self._send_it(each)
             else:
                 self._caught_up = False
         self._look_if_needed()
@@ -231,7 +231,7 @@ class Relay(Service):
             self._begin(lanes, self._publish())
         for row in rows:
             if row.message.lane not in self._sending:  # what was put while this was looked for may be under way by now
-                self._send_it(row.message, row.attempts)
+                self._send_it(row)
         self._caught_up = self._desk.alone and not others and not self._woken
         pause = LOOK_AGAIN if ready_at is None else min(LOOK_AGAIN, max(0.0, (ready_at - self._now()) / 1e6))
         return min(pause, early) if self._fresh and not self._publishing else pause
@@ -242,8 +242,8 @@ class Relay(Service):
         await self._resting
         self._alarm = self._resting = None
 
-    def _send_it(self, message: outbox.Message, attempts: int) -> None:
-        self._begin({message.lane: message.message_id}, self._send(message, attempts))
+    def _send_it(self, row: Row) -> None:
+        self._begin({row.message.lane: row.message.message_id}, self._send(row.message, row.attempts))
 
     def _begin(self, lanes: dict[str, str], work: Coroutine[Deferred[Any], Any, None]) -> None:
         """Begin something by which these lanes are busy, each with the message of this id, none for events together."""
@@ -338,7 +338,7 @@ class Relay(Service):
 
 def _look(
     connection: Connection, now: int, most: int, room: int, busy: list[str], under_way: list[str]
-) -> tuple[list[outbox.Row], list[outbox.Row], bool, int | None]:
+) -> tuple[list[Row], list[Row], bool, int | None]:
     """Events that can be published together, what else can be sent now, whether there is more of that, and when some of it
     will be ready."""
     events = outbox.fresh_events(connection, most, busy) if most else []
@@ -347,7 +347,7 @@ def _look(
     return events, rows, others, outbox.next_ready(connection, now) if others else None
 
 
-def _together(events: list[outbox.Row]) -> list[outbox.Row]:
+def _together(events: list[Row]) -> list[Row]:
     """Those that one call takes."""
     size = 0
     for number, row in enumerate(events):

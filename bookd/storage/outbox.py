@@ -79,19 +79,13 @@ class Message:
 
 
 @frozen
-class Put:
-    """A message that a transaction has put, and from when on it is to be sent, in microseconds since the epoch."""
+class Row:
+    """A message in the outbox: from when on it is to be sent, in microseconds since the epoch, and how often it was sent
+    without an answer."""
 
     message: Message
     ready_at: int
-
-
-@frozen
-class Row:
-    """A message in the outbox, and how often it was sent without an answer."""
-
-    message: Message
-    attempts: int
+    attempts: int = 0
 
 
 def define(metadata: MetaData) -> Table:
@@ -172,14 +166,14 @@ def put(connection: Connection, message: Message, now: int, not_before: int | No
         return False
     notes = connection.info.get(_NOTES)
     if notes is not None:
-        notes.append(Put(message, ready_at))
+        notes.append(Row(message, ready_at))
     return True
 
 
-def note(connection: Connection) -> list[Put]:
+def note(connection: Connection) -> list[Row]:
     """A new list, in which is noted what is put on this connection from now on. Whoever undoes a part of the transaction
     takes out what the part has put."""
-    notes: list[Put] = []
+    notes: list[Row] = []
     connection.info[_NOTES] = notes
     return notes
 
@@ -251,6 +245,7 @@ def _rows(rows: Collection[Any]) -> list[Row]:
                 row.reply_to,
                 Trace(row.request_id, row.traceparent),
             ),
+            row.ready_at,
             row.attempts,
         )
         for row in rows

@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 from bookd.storage import outbox
 from bookd.storage.engine import reading
 from bookd.storage.inbox import Refused
-from bookd.storage.outbox import Put
+from bookd.storage.outbox import Row
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -23,11 +23,11 @@ class ImmediateDesk:
         self._engine = engine
         self._reading = reading(engine)
         self.alone = True
-        self.taker: Callable[[Sequence[Put]], Any] = lambda put: None
+        self.taker: Callable[[Sequence[Row]], Any] = lambda put: None
 
     def write(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Run `work(connection, …)` in a transaction of its own and commit it; then tell `taker` what it has put."""
-        put: list[Put] = []
+        put: list[Row] = []
 
         def noting(connection: Connection) -> T:
             noted = outbox.note(connection)
