@@ -152,9 +152,11 @@ class Router:
         until = self._until(call.context)
 
         def ended(result: Any) -> Any:
-            if isinstance(result, Failure) and _worth_keeping(result.value):
-                result = self._spool.keep(self._draft(call)).addCallback(self._answer)
-            self._left(call.lane)
+            try:
+                if isinstance(result, Failure) and _worth_keeping(result.value):
+                    result = self._spool.keep(self._draft(call)).addCallback(self._answer)
+            finally:
+                self._left(call.lane)
             return result
 
         return self._forward(call, destination, until).addBoth(ended)
