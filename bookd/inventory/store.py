@@ -6,7 +6,6 @@ from typing import Any
 from google.protobuf.empty_pb2 import Empty
 from google.type.money_pb2 import Money
 from sqlalchemy import Connection, Select, bindparam, delete, func, insert, select, tuple_, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from bookd.contract import paging
@@ -16,7 +15,7 @@ from bookd.inventory import facts, rules, search
 from bookd.inventory.rules import Change, Draft, Line
 from bookd.inventory.schema import INT32_MAX, books, reservation_items, reservations
 from bookd.inventory.words import Query
-from bookd.storage.prepared import Prepared
+from bookd.storage.prepared import Prepared, inserting
 from bookd.wire.inventory.v1 import events_pb2 as events
 from bookd.wire.inventory.v1 import inventory_pb2 as wire
 
@@ -231,10 +230,7 @@ _ORDERED = (
     .with_for_update()
 )
 _DECIDE = Prepared(
-    {
-        "sqlite": sqlite.insert(reservations).on_conflict_do_nothing(index_elements=["order_id"]).inline(),
-        "postgresql": postgresql.insert(reservations).on_conflict_do_nothing(index_elements=["order_id"]).inline(),
-    }
+    lambda dialect: inserting(dialect, reservations).on_conflict_do_nothing(index_elements=["order_id"]).inline()
 )
 _HOLD = Prepared(insert(reservation_items).inline())
 _MOVE = Prepared(

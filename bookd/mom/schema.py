@@ -27,6 +27,8 @@ from sqlalchemy import (
     text,
 )
 
+from bookd.storage.indexes import partial
+
 # SQLite gives out row numbers to a column of exactly this type.
 _SEQUENCE: Final = BigInteger().with_variant(Integer(), "sqlite")
 _FINISHED: Final = text("finished_at IS NOT NULL")
@@ -76,7 +78,7 @@ messages = Table(
     # With the state in the key, not as a condition: SQLite's planner then sees that these narrow most.
     Index("messages_by_lane", "destination", "lane", "state", "seq"),
     Index("messages_expiring", "state", "expire_at"),
-    Index("messages_finished_at", "finished_at", sqlite_where=_FINISHED, postgresql_where=_FINISHED),
+    partial("messages_finished_at", "finished_at", where=_FINISHED),
     Index("messages_by_state", "state", "seq"),
     Index("messages_by_subject", "subject", "seq"),
     sqlite_autoincrement=True,

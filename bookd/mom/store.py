@@ -11,14 +11,13 @@ from collections.abc import Collection
 from typing import Final
 
 from sqlalchemy import Connection, bindparam, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from bookd.errors import InvalidArgument, Unavailable
 from bookd.mom import ledger, vault
 from bookd.mom.machine import MessageState
 from bookd.mom.records import Bounds, Draft, Kept, Place, Ready
 from bookd.mom.schema import lanes, messages
-from bookd.storage.prepared import Prepared
+from bookd.storage.prepared import Prepared, inserting
 
 # Microseconds that a message waits at most before its next delivery, where nobody knows better.
 LONGEST_PAUSE = 86_400_000_000
@@ -26,10 +25,9 @@ LONGEST_PAUSE = 86_400_000_000
 SEALED_RETRY = 30.0
 
 _INSERT: Final = Prepared(
-    {
-        name: kind.insert(messages).on_conflict_do_nothing(index_elements=["message_id"]).returning(messages.c.seq)
-        for name, kind in (("sqlite", sqlite), ("postgresql", postgresql))
-    }
+    lambda dialect: (
+        inserting(dialect, messages).on_conflict_do_nothing(index_elements=["message_id"]).returning(messages.c.seq)
+    )
 )
 _FIND: Final = Prepared(select(messages).where(messages.c.message_id == bindparam("b_message_id")))
 

@@ -16,6 +16,7 @@ from sqlalchemy import (
 )
 
 from bookd.storage import inbox, outbox
+from bookd.storage.indexes import partial
 
 _OPEN, _DONE = text("done_at IS NULL"), text("done_at IS NOT NULL")
 
@@ -102,8 +103,8 @@ steps = Table(
     ),
     Column("done_at", BigInteger, comment="when its outcome was applied; null while it is open"),
     CheckConstraint("step IN ('ADDRESS', 'RESERVE', 'RELEASE')", name="steps_step"),
-    Index("steps_open", "sweep_from", sqlite_where=_OPEN, postgresql_where=_OPEN),
-    Index("steps_done", "done_at", sqlite_where=_DONE, postgresql_where=_DONE),
+    partial("steps_open", "sweep_from", where=_OPEN),
+    partial("steps_done", "done_at", where=_DONE),
     comment="the saga of each order: what was asked of others, and whether they answered",
 )
 

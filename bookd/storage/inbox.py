@@ -28,13 +28,12 @@ from sqlalchemy import (
     bindparam,
     select,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from bookd.contract.call import Call
 from bookd.contract.status import from_status, to_status
 from bookd.errors import FINAL, BookdError, InvalidArgument
 from bookd.storage import savepoint
-from bookd.storage.prepared import Prepared
+from bookd.storage.prepared import Prepared, inserting
 
 M = TypeVar("M", bound=Message)
 
@@ -119,12 +118,7 @@ _RECORDED = Prepared(
 _RECORD = _inbox.update().where(_inbox.c.message_id == bindparam("called"))
 _RECORD_RESPONSE = Prepared(_RECORD.values(response=bindparam("answered")))
 _RECORD_STATUS = Prepared(_RECORD.values(status=bindparam("answered")))
-_CLAIM = Prepared(
-    {
-        "sqlite": sqlite.insert(_inbox).on_conflict_do_nothing().inline(),
-        "postgresql": postgresql.insert(_inbox).on_conflict_do_nothing().inline(),
-    }
-)
+_CLAIM = Prepared(lambda dialect: inserting(dialect, _inbox).on_conflict_do_nothing().inline())
 
 
 def _claim(connection: Connection, call: Call, now: int, response: bytes = b"") -> bool:

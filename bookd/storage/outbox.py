@@ -14,6 +14,7 @@ from typing import Any
 
 from attrs import frozen
 from sqlalchemy import (
+    ARRAY,
     JSON,
     BigInteger,
     CheckConstraint,
@@ -35,9 +36,9 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
-from bookd.storage.prepared import Prepared
+from bookd.storage.indexes import partial
+from bookd.storage.prepared import Prepared, inserting
 
 # Microseconds that a message waits at most before it is sent (again). What shall wait for longer was put while the clock
 # was ahead, and is sent now.
@@ -116,8 +117,8 @@ def define(metadata: MetaData) -> Table:
         CheckConstraint("length(lane) >= 1", name="outbox_lane"),
         CheckConstraint("attempts >= 0", name="outbox_attempts"),
         Index("outbox_by_lane", "lane", "seq"),
-        Index("outbox_by_time", "ready_at", "seq", sqlite_where=SINGLE, postgresql_where=SINGLE),
-        Index("outbox_fresh_events", "seq", sqlite_where=FRESH_EVENT, postgresql_where=FRESH_EVENT),
+        partial("outbox_by_time", "ready_at", "seq", where=SINGLE),
+        partial("outbox_fresh_events", "seq", where=FRESH_EVENT),
         sqlite_autoincrement=True,
         comment="messages to send",
     )
@@ -127,10 +128,7 @@ _outbox = define(_metadata)
 
 
 _PUT = Prepared(
-    {
-        "sqlite": sqlite.insert(_outbox).on_conflict_do_nothing(index_elements=["message_id"]).inline(),
-        "postgresql": postgresql.insert(_outbox).on_conflict_do_nothing(index_elements=["message_id"]).inline(),
-    }
+    lambda dialect: inserting(dialect, _outbox).on_conflict_do_nothing(index_elements=["message_id"]).inline()
 )
 _REMOVE = Prepared(_outbox.delete().where(_outbox.c.message_id == bindparam("sent")))
 _POSTPONE = Prepared(
@@ -178,25 +176,25 @@ def note(connection: Connection) -> list[Row]:
     return notes
 
 
-def _not_in(column: Any, name: str) -> dict[str, ColumnElement[bool]]:
+def _not_in(dialect: str, column: Any, name: str) -> ColumnElement[bool]:
     """That a column is none of a list. Each kind of database has a way of its own to take a list as one value."""
+    if dialect == "postgresql":
+        there: ColumnElement[bool] = column != all_(bindparam(name, type_=ARRAY(String)))
+        return there
     listed = func.json_each(bindparam(name, type_=JSON)).table_valued("value")
-    return {
-        "sqlite": column.not_in(select(listed.c.value)),
-        "postgresql": column != all_(bindparam(name, type_=postgresql.ARRAY(String))),
-    }
+    free: ColumnElement[bool] = column.not_in(select(listed.c.value))
+    return free
 
 
 def _found(question: Select[Any]) -> Prepared:
     """Those of lanes that are not busy."""
-    return Prepared({dialect: question.where(free) for dialect, free in _not_in(_outbox.c.lane, "busy").items()})
+    return Prepared(lambda dialect: question.where(_not_in(dialect, _outbox.c.lane, "busy")))
 
 
 _OTHERS = Prepared(
-    {
-        dialect: select(select(_outbox.c.seq).where(SINGLE, unknown).exists())
-        for dialect, unknown in _not_in(_outbox.c.message_id, "known").items()
-    }
+    lambda dialect: select(
+        select(_outbox.c.seq).where(SINGLE, _not_in(dialect, _outbox.c.message_id, "known")).exists()
+    )
 )
 _earlier = _outbox.alias("earlier")
 _IN_FRONT = select(_earlier.c.seq).where(_earlier.c.lane == _outbox.c.lane, _earlier.c.seq < _outbox.c.seq)

@@ -13,10 +13,11 @@ stands for a list (`in_` with `expanding`) cannot be prepared.
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, LargeBinary
+from sqlalchemy import Connection, LargeBinary, Table
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError
 
@@ -25,7 +26,8 @@ _NONE: Values = {}
 
 
 class Prepared:
-    """A statement: of Core, or one for each name of a dialect where they differ.
+    """A statement of Core; or where dialects differ, or where it is large and not always needed, a function that makes it for
+    the dialect of this name.
 
     Rows are named tuples. Each time it is run it needs values for the same parameters.
     """
@@ -80,7 +82,7 @@ class _Made:
     a row of the driver's."""
 
     def __init__(self, statement: Any, dialect: Dialect, names: list[str]) -> None:
-        chosen = statement[dialect.name] if isinstance(statement, Mapping) else statement
+        chosen = statement(dialect.name) if callable(statement) else statement
         compiled = chosen.compile(dialect=dialect, column_keys=names)
         self.sql = str(compiled)
         if "POSTCOMPILE" in self.sql:
@@ -106,6 +108,11 @@ class _Made:
         # What its `_make` does, but for counting the columns.
         row: Callable[[Sequence[Any]], Any] = partial(tuple.__new__, named)
         self.row = _then(_told(told), row) if told else row
+
+
+def inserting(dialect: str, table: Table) -> Any:
+    """INSERT INTO `table` as a dialect has it, with ON CONFLICT. What is not used is not imported: PostgreSQL's is 2 MiB."""
+    return import_module(f"sqlalchemy.dialects.{dialect}").insert(table)
 
 
 def say(connection: Connection, sql: str, arguments: Any = (), *, many: bool = False) -> Any:

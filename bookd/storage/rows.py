@@ -32,16 +32,22 @@ class Rows:
 
     def _prepare(self, width: int) -> tuple[Prepared, list[list[str]]]:
         names = [[f"b_{name}_{number}" for name in self._columns] for number in range(width)]
-        types = [self._table.c[name].type for name in self._columns]
-        rows: list[dict[str, Any]] = [
-            {
-                name: bindparam(bound, type_=type_)
-                for name, bound, type_ in zip(self._columns, named, types, strict=True)
-            }
-            | self._same
-            for named in names
-        ]
-        return Prepared(insert(self._table).values(rows)), names
+
+        def statement(_: str) -> Any:
+            # Made when it is compiled, and not kept: a thousand parameters are more than a megabyte.
+            types = {name: self._table.c[name].type for name in self._columns}
+            return insert(self._table).values(
+                [
+                    {
+                        name: bindparam(bound, type_=types[name])
+                        for name, bound in zip(self._columns, named, strict=True)
+                    }
+                    | self._same
+                    for named in names
+                ]
+            )
+
+        return Prepared(statement), names
 
 
 def _parts(count: int) -> Iterator[tuple[int, int]]:

@@ -21,12 +21,11 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError, OperationalError
 from twisted.trial.unittest import SynchronousTestCase
 
 from bookd.storage.engine import open_engine
-from bookd.storage.prepared import Prepared, _Made
+from bookd.storage.prepared import Prepared, _Made, inserting
 from bookd.testing.faults import Injected, watch
 
 _metadata = MetaData()
@@ -152,11 +151,9 @@ class PreparedTests(SynchronousTestCase):
 
     def test_by_dialect(self) -> None:
         """Where dialects differ each has its own statement."""
-        put = {
-            "sqlite": sqlite.insert(things).on_conflict_do_nothing(index_elements=["name"]).inline(),
-            "postgresql": postgresql.insert(things).on_conflict_do_nothing(index_elements=["name"]).inline(),
-        }
-        prepared = Prepared(put)
+        prepared = Prepared(
+            lambda dialect: inserting(dialect, things).on_conflict_do_nothing(index_elements=["name"]).inline()
+        )
         with self.engine.begin() as connection:
             self.assertEqual([prepared.run(connection, thing("a")), prepared.run(connection, thing("a"))], [1, 0])
 
