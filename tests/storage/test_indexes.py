@@ -24,16 +24,13 @@ class PartialTests(SynchronousTestCase):
     def test_condition(self) -> None:
         """Both say for which rows it is."""
         for url in ("sqlite://", "postgresql+psycopg://"):
-            said: list[str] = []
-
-            def hear(statement: Any, *_: Any, said: list[str] = said, **__: Any) -> None:
-                said.append(str(statement.compile(dialect=engine.dialect)))
-
-            engine = create_mock_engine(url, hear)
+            said: list[Any] = []
+            engine = create_mock_engine(url, lambda statement, *_, said=said, **__: said.append(statement))
             metadata = MetaData()
-            Table("things", metadata, Column("n", Integer), partial("some", "n", where=text("n > 7")))
+            Table("things", metadata, Column("n", Integer), partial("some_of_them", "n", where=text("n > 7")))
             metadata.create_all(engine, checkfirst=False)
-            self.assertEqual(said[-1], "CREATE INDEX some ON things (n) WHERE n > 7")
+            made = str(said[-1].compile(dialect=engine.dialect))
+            self.assertEqual(made, "CREATE INDEX some_of_them ON things (n) WHERE n > 7")
 
     def test_nothing_of_postgresql(self) -> None:
         """No daemon imports it without need."""
