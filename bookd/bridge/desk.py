@@ -184,6 +184,7 @@ class Desk(Service):
 
     def _refuse(self, failure: Failure, group: list[Unit]) -> list[Row]:
         self.log.error("the database refused to commit {count} units: {error}", count=len(group), error=failure.value)
+        self._commits.close()  # where no thread came to commit, what was jotted is undone
         for unit in group:
             unit.result = Failure(Unavailable("the database refused the write", reason=REASON, retry_after=1.0))
         return []

@@ -149,6 +149,8 @@ class Trunk:
     ) -> "Deferred[bytes]":
         """Put a call on the trunk, which must be open. Cancelling the Deferred cancels the call."""
         assert self._writer is not None
+        # Before anything is noted, as it may raise.
+        packed = [(key, value if isinstance(value, bytes) else value.encode("ascii")) for key, value in metadata]
         self._last += 1
         number = self._last
         deferred: Deferred[bytes] = Deferred(lambda _: self._cancel(number))
@@ -161,10 +163,10 @@ class Trunk:
             milliseconds = min(max(round(timeout * 1000), 1), _LONGEST_TIMEOUT)
             waiting.timer = self._loop.call_later(timeout, self._time_out, number)
         self._waiting[number] = waiting
-        size = len(path) + len(request) + sum(len(key) + len(value) for key, value in metadata) + _AROUND_CALL
+        size = len(path) + len(request) + sum(len(key) + len(value) for key, value in packed) + _AROUND_CALL
         call: Call = self._writer.frame(size).calls.add(id=number, path=path, request=request, timeout_ms=milliseconds)
-        for key, value in metadata:
-            call.metadata.add(key=key, value=value if isinstance(value, bytes) else value.encode("ascii"))
+        for key, value in packed:
+            call.metadata.add(key=key, value=value)
         return deferred
 
     async def close(self, grace: float | None) -> None:

@@ -1,15 +1,15 @@
 """A bounded pool of threads for what would hold up the reactor: hashing, reading from a database, searching.
 
 Twisted has such a pool. What it does beside (a context for each piece of work, a team that grows and shrinks, two turns of
-the reactor until a result is there) costs as much processor time again as the way to a thread and back, and a write takes
-that way in each daemon that it passes.
+the reactor until a result is there) costs as much processor time again as the way to a thread and back, and each commit
+takes that way.
 """
 
 import os
 import sys
 from collections.abc import Callable
 from queue import SimpleQueue
-from threading import Thread, current_thread
+from threading import Thread
 from time import monotonic
 from typing import Any, ParamSpec, TypeVar
 
@@ -25,6 +25,8 @@ _LATELY = 0.1
 
 P = ParamSpec("P")
 T = TypeVar("T")
+# What is to be done, and whom to tell; None sends a thread home.
+_Pieces = SimpleQueue[tuple[Callable[[], Any], Deferred[Any]] | None]
 
 
 class Workers(Service):
@@ -56,23 +58,35 @@ class Workers(Service):
         self._under_way = 0
         self._usual = 0.0  # seconds that a piece of work has taken of late
         self._threads: list[Thread] = []
-        self._pieces: SimpleQueue[tuple[Callable[[], Any], Deferred[Any]] | None] = SimpleQueue()
-        self._gone: Deferred[None] = Deferred()
+        self._pieces: _Pieces = SimpleQueue()
 
     def startService(self) -> None:
         """Take work; a thread is started when there is a piece of work and no thread for it."""
         super().startService()
-        self._threads, self._pieces, self._gone = [], SimpleQueue(), Deferred()
         self._loop = loop()
+        self._pieces = SimpleQueue()
 
     def stopService(self) -> Deferred[None]:
         """Refuse further work; fires when all that was accepted is done and the threads are gone."""
         super().stopService()
-        gone = self._gone
-        if not self._threads and not gone.called:
+        threads, self._threads = self._threads, []
+        gone: Deferred[None] = Deferred()
+        if not threads:
             gone.callback(None)
-        for _ in self._threads:
+            return gone
+        for _ in threads:
             self._pieces.put(None)
+
+        def join() -> None:
+            for thread in threads:
+                thread.join()
+            self._loop.call_soon_threadsafe(gone.callback, None)
+
+        # Results still go through the reactor, so it must not be held up.
+        try:
+            Thread(target=join, name=f"{self._name}-stopping", daemon=True).start()
+        except RuntimeError:  # the system has no more threads
+            join()
         return gone
 
     def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
@@ -87,9 +101,13 @@ class Workers(Service):
             return fail(
                 ResourceExhausted("too much is waiting; try again later", reason="BUSY", retry_after=max(1.0, wait))
             )
+        if self._under_way >= len(self._threads) < self._size:
+            try:
+                self._start_thread()
+            except RuntimeError as error:  # the system has no more; those that there are go on
+                if not self._threads:
+                    return fail(Unavailable(f"{self._name}: {error}", retry_after=1.0))
         self._under_way += 1
-        if self._under_way > len(self._threads) < self._size:
-            self._start_thread()
         answer: Deferred[T] = Deferred()
         self._pieces.put((lambda: work(*args, **kwargs), answer))
         return answer
@@ -97,15 +115,13 @@ class Workers(Service):
     def _start_thread(self) -> None:
         idle = self._spare and bool(self._threads)
         name = f"{self._name}-{len(self._threads)}"
-        thread = _Thread(self._work, name, niceness=self._niceness, idle=idle)
-        self._threads.append(thread)
+        thread = _Thread(self._work, self._pieces, name, niceness=self._niceness, idle=idle)
         thread.start()
+        self._threads.append(thread)
 
-    # In a thread.
-
-    def _work(self) -> None:
+    def _work(self, pieces: _Pieces) -> None:
         tell = self._loop.call_soon_threadsafe
-        while (piece := self._pieces.get()) is not None:
+        while (piece := pieces.get()) is not None:
             work, answer = piece
             result: Any = None
             if not answer.called:
@@ -118,27 +134,20 @@ class Workers(Service):
                 self._usual += (monotonic() - began - self._usual) * _LATELY
             tell(self._ended, answer, result)
             del piece, work, answer, result  # or they would be kept until there is other work
-        tell(self._left, current_thread())
-
-    # On the reactor again.
 
     def _ended(self, answer: Deferred[Any], result: Any) -> None:
         self._under_way -= 1
         if not answer.called:
             answer.callback(result)
 
-    def _left(self, thread: Thread) -> None:
-        thread.join()  # it was about to end
-        self._threads.remove(thread)
-        if not self._threads:
-            self._gone.callback(None)
-
 
 class _Thread(Thread):
     # A daemon that fails in the middle of its start ends, though a thread is at work; stopService waits for them.
 
-    def __init__(self, work: Callable[[], None], name: str, *, niceness: int, idle: bool) -> None:
-        super().__init__(target=work, name=name, daemon=True)
+    def __init__(
+        self, work: Callable[[_Pieces], None], pieces: _Pieces, name: str, *, niceness: int, idle: bool
+    ) -> None:
+        super().__init__(target=work, args=(pieces,), name=name, daemon=True)
         self._niceness = niceness
         self._idle = idle
 

@@ -32,6 +32,8 @@ _ADD: Final = Prepared(
 )
 _ROWS: Final = Rows(events, _VALUES)
 _LAST: Final = Prepared(select(func.max(events.c.seq)))
+# From so many on it takes fewer statements to write them together.
+_MANY: Final = 8
 
 
 @frozen
@@ -121,13 +123,14 @@ def _add_all(connection: Connection, facts: Sequence[Fact], now: int) -> list[tu
         key_id, event = vault.published(connection, fact.event, _clear(fact))
         written.append((fact.source, fact.event_id, fact.type, fact.subject, event, key_id, now))
     # Elsewhere others may write at the same time, and numbers need not follow one another.
-    if len(facts) > 1 and connection.dialect.name == "sqlite":
+    if len(facts) >= _MANY and connection.dialect.name == "sqlite":
+        savepoint.begin(connection)
         try:
-            with savepoint.part(connection):
-                _ROWS.insert(connection, written)
-        except IntegrityError:
-            pass  # some are there, or come twice
+            _ROWS.insert(connection, written)
+        except IntegrityError:  # some are there, or come twice
+            savepoint.undo(connection)
         else:
+            savepoint.keep(connection)
             last: Any = _LAST.value(connection)
             return [(seq, True) for seq in range(last - len(facts) + 1, last + 1)]
     return [_add(connection, dict(zip(_VALUES, row, strict=True))) for row in written]

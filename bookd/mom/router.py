@@ -159,7 +159,12 @@ class Router:
                 self._left(call.lane)
             return result
 
-        return self._forward(call, destination, until).addBoth(ended)
+        try:
+            forwarding = self._forward(call, destination, until)
+        except Exception:
+            self._left(call.lane)
+            raise
+        return forwarding.addBoth(ended)
 
     def _forward(self, call: _Call, destination: Destination, until: float) -> Deferred[bytes]:
         return destination.call(call.method.path, call.request, self._share(until), carried(call.context))

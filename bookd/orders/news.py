@@ -67,11 +67,11 @@ class News:
         """A listener to the news of an order, for `patience` seconds; gone when the block ends."""
         listener = Listener(self._reactor.seconds() + patience)
         self._listeners.setdefault(order_id, []).append(listener)
-        if patience > 0:
-            self._wake_for(listener)
-        else:
-            listener.give_up()
         try:
+            if patience > 0:
+                self._wake_for(listener)
+            else:
+                listener.give_up()
             yield listener
         finally:
             listeners = self._listeners[order_id]
@@ -88,21 +88,19 @@ class News:
             listener.hear(stands)
 
     def _wake_for(self, listener: Listener) -> None:
-        now = self._reactor.seconds()
+        pause = max(0.0, listener.until - self._reactor.seconds())
         if self._alarm is None:
-            self._alarm = self._reactor.callLater(listener.until - now, self._give_up)
+            self._alarm = self._reactor.callLater(pause, self._give_up)
         elif listener.until < self._alarm.getTime():
-            self._alarm.reset(listener.until - now)
+            self._alarm.reset(pause)
 
     def _give_up(self) -> None:
         self._alarm = None
         soon = self._reactor.seconds() + _TOGETHER
-        patient: list[Listener] = []
-        impatient: list[Listener] = []
-        for listeners in self._listeners.values():
-            for each in listeners:
-                (patient if each.until > soon else impatient).append(each)
+        all_of_them = [each for listeners in self._listeners.values() for each in listeners]
+        patient = [each for each in all_of_them if each.until > soon]
         if patient:
             self._wake_for(min(patient, key=lambda each: each.until))
-        for each in impatient:
-            each.give_up()
+        for each in all_of_them:
+            if each.until <= soon:
+                each.give_up()

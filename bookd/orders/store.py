@@ -52,7 +52,7 @@ _LOAD_ASKED = Prepared(
     .select_from(steps.join(orders, orders.c.order_id == steps.c.order_id).join(order_items, _THEIR_ITEMS))
     .where(steps.c.message_id == bindparam("sent"))
     .order_by(order_items.c.position)
-    .with_for_update(of=steps)
+    .with_for_update(of=(steps, orders))  # or the order were as it was before the wait for the step
 )
 
 
@@ -91,7 +91,7 @@ def load(connection: Connection, order_id: str) -> Order | None:
 
 
 def load_asked(connection: Connection, message_id: str) -> tuple[Order, Step, bool] | None:
-    """The order for which a message asked others for a step, the step, and whether it is done with; locks the step."""
+    """The order for which a message asked others for a step, the step, and whether it is done with; locks both."""
     rows = _LOAD_ASKED.rows(connection, {"sent": message_id})
     if not rows:
         return None

@@ -78,7 +78,8 @@ def once(connection: Connection, call: Call, response_class: type[M], now: int, 
     A call without a message id is worked at once and leaves no trace. Raises `InvalidArgument` with the reason
     IDEMPOTENCY_KEY_REUSED when the id was used for another request. A final error of `work` is raised as `Refused`, and
     nothing of the work is left but the refusal, which the caller commits (as a desk does). Any other error passes
-    through; the caller rolls back, and the claim with it.
+    through; the caller rolls back, and the claim with it. Where all is tried first, anything but a new message that succeeds
+    raises, and is done again by this function where it is not.
     """
     if call.message_id is None:
         return work(connection)

@@ -1,9 +1,10 @@
 """Workers: how much they take on, and what becomes of work that nobody waits for."""
 
 import os
+import re
 import sys
 from gc import collect
-from threading import Barrier, Event
+from threading import Barrier, Event, Thread
 from threading import enumerate as enumerate_threads
 from weakref import ref
 
@@ -12,7 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
-from bookd.bridge.workers import Workers
+from bookd.bridge.workers import Workers, _Thread
 from bookd.errors import ResourceExhausted, Unavailable
 
 
@@ -119,7 +120,7 @@ class WorkersTests(TestCase):
         does not wait for one that is at work. Workers can be started again."""
 
         def threads() -> list[str]:
-            return sorted(each.name for each in enumerate_threads() if each.name.startswith("several-"))
+            return sorted(each.name for each in enumerate_threads() if re.fullmatch(r"several-\d", each.name))
 
         several = Workers(3, "several")
         for _ in range(2):
@@ -139,6 +140,37 @@ class WorkersTests(TestCase):
             await stopping
             self.assertEqual(threads(), [])
             self.gate.clear()
+
+    async def test_no_thread(self) -> None:
+        """Where the system gives no thread, work is refused until it does; where it gives one, that does all."""
+
+        def refuse(thread: Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        poor = Workers(2, "poor-worker")
+        poor.startService()
+        patched = self.patch(_Thread, "start", refuse)
+        self.failureResultOf(poor.run(int), Unavailable)
+        patched.restore()
+        self.assertEqual(await poor.run(int), 0)
+        patched = self.patch(_Thread, "start", refuse)
+        self.assertEqual(await gatherResults([poor.run(int) for _ in range(5)]), [0] * 5)
+        patched.restore()
+        await poor.stopService()
+
+    async def test_started_while_it_stops(self) -> None:
+        """What is left of the work from before is done by the threads from before, and both ends are told."""
+        first = self.piece(1)
+        stopping = self.workers.stopService()
+        self.workers.startService()
+        second = self.workers.run(int)
+        self.assertEqual(await second, 0)
+        self.assertNoResult(stopping)
+        self.gate.set()
+        self.assertEqual(await first, 1)
+        await stopping
+        await self.workers.stopService()
+        self.workers.startService()
 
     async def test_never_used(self) -> None:
         """Workers that had no work stop at once, and may be asked to twice."""

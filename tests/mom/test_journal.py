@@ -83,8 +83,11 @@ class JournalTests(SynchronousTestCase):
         some = [fact(number) for number in (151, 7, 152, 153, 151, 154)]
         self.assertEqual(self.publish(*some), [151, 7, 152, 153, 151, 154])
         self.assertEqual(self.publish(*map(fact, range(155, 240))), list(range(155, 240)))
+        # Enough of them to be written together, and some known: by themselves then.
+        mixed = [240, 241, 8, 242, 243, 240, 244, 245, 246, 247]
+        self.assertEqual(self.publish(*map(fact, mixed)), mixed)
         records = journal.page(self.connection, 0, Filter(), 1000).records
-        self.assertEqual([(each.seq, each.event) for each in records], [(n, b"event %d" % n) for n in range(1, 240)])
+        self.assertEqual([(each.seq, each.event) for each in records], [(n, b"event %d" % n) for n in range(1, 248)])
 
     def test_full(self) -> None:
         """A queue that is full refuses events that would go into it, and all that come with them; one that has room for

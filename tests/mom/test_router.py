@@ -89,6 +89,7 @@ class RouterTests(StoreTestCase):
         self.clock.advance(NOW / 1e6)
         self.calls: list[tuple[bytes, float, dict[str, Any], Deferred[bytes]]] = []
         self.cancelled: list[Deferred[bytes]] = []
+        self.broken = False
         self.breaker = Breaker("the post")
         self.desk = SlowDesk(self.engine)
         self.spool = Spool(self.desk, lambda: round(self.clock.seconds() * 1e6))
@@ -108,6 +109,8 @@ class RouterTests(StoreTestCase):
         """The channel."""
 
         def call(request: bytes, timeout: float, metadata: Any) -> Deferred[bytes]:
+            if self.broken:
+                raise ZeroDivisionError
             answer: Deferred[bytes] = Deferred(self.cancelled.append)
             self.calls.append((request, timeout, dict(metadata), answer))
             return answer
@@ -163,6 +166,15 @@ class RouterTests(StoreTestCase):
             else:
                 self.assertEqual(self.failureResultOf(calling, kind).value.reason, "WHY")
                 self.assertIsNone(self.do(store.find, number_id(number)))
+
+    def test_cannot_be_made(self) -> None:
+        """A call that cannot even be made fails, and leaves its lane to the next one."""
+        self.broken = True
+        self.failureResultOf(self.call(1), ZeroDivisionError)
+        self.broken = False
+        calling = self.call(2)
+        self.answer(0, receipt("fine"))
+        self.assertEqual(self.successResultOf(calling), receipt("fine"))
 
     def test_known(self) -> None:
         """Rule 1: an id that is known gets its outcome or its operation; nothing is forwarded."""

@@ -1,6 +1,7 @@
 """Who waits for an order hears of it, for as long as the patience lasts."""
 
 from contextlib import ExitStack
+from typing import Any
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -52,6 +53,28 @@ class NewsTests(SynchronousTestCase):
             with self.news.listen("a", patience) as listener:
                 self.assertFalse(self.successResultOf(listener.next()))
                 self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_time_goes_on(self) -> None:
+        """Time passes while the news are busy, and nobody is forgotten for that, nor left behind: a reactor takes no pause that
+        has passed already."""
+
+        class Hurrying(Clock):
+            def seconds(self) -> float:
+                self.rightNow += 0.002
+                return self.rightNow
+
+            def callLater(self, delay: float, *args: Any, **kwargs: Any) -> Any:
+                assert delay >= 0, delay
+                return super().callLater(delay, *args, **kwargs)
+
+        clock = Hurrying()
+        news = News(clock)
+        with news.listen("a", 1.0) as first, news.listen("b", 1.003) as second, news.listen("c", 0.001) as third:
+            waiting = [listener.next() for listener in (first, second, third)]
+            for _ in range(5):
+                clock.advance(0.5)
+            self.assertEqual([self.successResultOf(each) for each in waiting], [False] * 3)
+        self.assertEqual(clock.getDelayedCalls(), [])
 
     def test_one_alarm(self) -> None:
         """However many listen, one delayed call is under way, and none once the last has gone."""
