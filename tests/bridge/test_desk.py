@@ -7,7 +7,7 @@ from pathlib import Path
 from sqlalchemy import Connection, MetaData, event, text
 from sqlalchemy.exc import OperationalError
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, DeferredList, gatherResults
+from twisted.internet.defer import Deferred, DeferredList, fail, gatherResults
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
@@ -101,6 +101,19 @@ class DeskTests(TestCase):
         gate.set()
         await gatherResults([first, *waiting])
         self.assertEqual(len(commits), 2)
+
+    async def test_no_thread_to_commit(self) -> None:
+        """What was jotted and cannot be given to the thread is undone, and told so; the next group is fine."""
+        await self.desk.jot(insert, 1)  # so that the next ones are run here
+        patched = self.patch(self.desk._writer, "run", lambda *_: fail(Unavailable("no thread")))
+        refused = [self.desk.jot(insert, 2), self.desk.jot(insert, 3), self.desk.write(insert, 4)]
+        for each in refused:
+            error = await self.assertFailure(each, Unavailable)
+            self.assertEqual(error.reason, desk.REASON)
+        patched.restore()
+        await gatherResults([self.desk.jot(insert, 5), self.desk.write(insert, 6)])
+        self.assertEqual(await self.desk.read(numbers), [1, 5, 6])
+        self.assertEqual(len(self.flushLoggedErrors()), 0)
 
     async def test_refused_commit(self) -> None:
         """A commit that the database refuses fails every unit of its group with Unavailable; the next group is fine."""
