@@ -192,7 +192,7 @@ class Router:
 
     async def _forward_or_keep(self, call: _Call, destination: Destination, until: float) -> bytes | Deferred[Kept]:
         draft = self._draft(call)
-        decision = await self._decide(draft, destination, until, call.context)
+        decision = await self._decide(call, draft, destination, until)
         if isinstance(decision, Kept):
             return self._answer(decision)
         if isinstance(decision, _Forward):
@@ -205,9 +205,9 @@ class Router:
         return self._spool.keep(draft)
 
     async def _decide(
-        self, draft: Draft, destination: Destination, until: float, context: Context
+        self, call: _Call, draft: Draft, destination: Destination, until: float
     ) -> Kept | _Forward | _Keep:
-        if self._has_to_wait((draft.destination, draft.lane), destination, context):
+        if self._has_to_wait(call.lane, destination, call.context):
             return _Keep()
         if destination.breaker.state is BreakerState.HALF_OPEN:
             answers = Deferred.fromCoroutine(destination.answers()).addTimeout(

@@ -7,13 +7,13 @@ refuse its access tokens.
 from collections.abc import Callable
 
 from attrs import frozen
-from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import Connection
 
 from bookd.bridge.audit import Record, nothing
 from bookd.bridge.context import Context
 from bookd.bridge.desk import Desk
 from bookd.bridge.workers import Workers
+from bookd.contract.times import timestamp
 from bookd.errors import BookdError, NotFound, Unauthenticated
 from bookd.storage.announce import announce
 from bookd.users import rules, store, tokens
@@ -165,8 +165,7 @@ def end_all(connection: Connection, user_id: str, now: int) -> None:
 
 def tell(connection: Connection, user_id: str, now: int, session_id: str = "") -> None:
     """Tell that a session has ended, or all of a user."""
-    event = SessionsRevoked(user_id=user_id, session_id=session_id, revoked_at=Timestamp())
-    event.revoked_at.FromMicroseconds(now)
+    event = SessionsRevoked(user_id=user_id, session_id=session_id, revoked_at=timestamp(now))
     announce(connection, SOURCE, event, user_id, session_id or str(now), now)
 
 
